@@ -1,0 +1,264 @@
+//! Every setting and every limit of the proxy, each with its name, default and meaning. Settings come from
+//! `LACEWING_*`; limits are constants, because nobody should have to choose them.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
+
+use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
+use lacewing_ops::settings::{Settings, SettingsError, parsed, switch, text};
+
+// --- Connections -------------------------------------------------------------------------------------------------
+
+/// Connections accepted at a time, per listener. More wait in the kernel's backlog.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Pause after a failed accept (usually: no file descriptors), so that the loop cannot spin.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// TCP connect to an endpoint or to the app.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A TLS handshake, from accept or connect to the end.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// Unacknowledged data on a connection: then the kernel gives the peer up (`TCP_USER_TIMEOUT`).
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Longest TLS `ClientHello` that is read, in bytes: post-quantum key shares and long ALPN lists fit many times over.
+pub const CLIENT_HELLO_MAX: usize = 16 * 1024;
+/// First bytes by which the protocol is told, at most, in bytes: the longest request line that is served.
+pub const DETECT_BYTES_MAX: usize = 64 * 1024;
+/// The first bytes must tell the protocol within this.
+pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Buffer for each direction of raw TCP, in bytes.
+pub const COPY_BUFFER: usize = 64 * 1024;
+
+// --- HTTP --------------------------------------------------------------------------------------------------------
+
+/// A request's head must arrive within this.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// All header fields of a message together, in bytes (RFC 9113, 6.5.2 counts 32 more for each field).
+pub const HEADER_LIST_MAX: u32 = 64 * 1024;
+/// Header fields of an HTTP/1 message.
+pub const HEADER_FIELDS_MAX: usize = 128;
+/// Concurrent streams of an HTTP/2 connection from our app or from a meshed peer.
+pub const STREAMS_MAX: u32 = 1_024;
+/// HTTP/2 flow-control window of a stream, in bytes: what one slow reader can make us hold.
+pub const STREAM_WINDOW: u32 = 64 * 1024;
+/// HTTP/2 flow-control window of a connection, in bytes.
+pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// Unsent bytes held for an HTTP/2 stream.
+pub const SEND_BUFFER: usize = 64 * 1024;
+/// HTTP/2 keep-alive: a ping after this much silence…
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// …must be answered within this.
+pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
+/// Idle HTTP/1 connections kept to one endpoint.
+pub const IDLE_PER_ENDPOINT_MAX: usize = 64;
+/// An idle HTTP/1 connection is not used again after this.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+// --- Balancing, retries ------------------------------------------------------------------------------------------
+
+/// Latency that an endpoint is assumed to have before the first answer.
+pub const EWMA_DEFAULT_RTT: Duration = Duration::from_millis(30);
+/// Time in which an old latency loses all but 1/e of its weight.
+pub const EWMA_DECAY: Duration = Duration::from_secs(10);
+/// What a failed connection counts as, so that an endpoint that fails fast does not look fast.
+pub const FAILURE_PENALTY: Duration = Duration::from_secs(1);
+/// Consecutive failures that eject an endpoint.
+pub const BREAKER_FAILURES: u32 = 7;
+/// First and longest time out for an ejected endpoint; doubled after each failed probe.
+pub const BREAKER_PENALTY_MIN: Duration = Duration::from_secs(1);
+pub const BREAKER_PENALTY_MAX: Duration = Duration::from_secs(60);
+/// The penalty varies by this fraction, so that clients do not probe in step.
+pub const BREAKER_JITTER: f64 = 0.5;
+/// Wait for an endpoint when none is ready; then 503 with the reason.
+pub const NO_ENDPOINT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Times a request is sent again after it may have been processed (idempotent methods only).
+pub const RETRY_LIMIT: u32 = 1;
+/// Times a request is sent elsewhere when it was certainly not processed (any method).
+pub const RETRY_UNPROCESSED_LIMIT: u32 = 3;
+/// Retry budget: retries per request, and a floor per second, for each backend.
+pub const BUDGET_RATIO: f64 = 0.2;
+pub const BUDGET_FLOOR_PER_S: f64 = 10.0;
+/// The budget saves up at most this many seconds of retries.
+pub const BUDGET_TTL_S: f64 = 10.0;
+/// A request body is kept for a retry only if its declared length is at most this, in bytes.
+pub const REPLAY_BODY_MAX: u64 = 64 * 1024;
+
+// --- Discovery, identity -----------------------------------------------------------------------------------------
+
+/// A new target's answer is awaited this long while the control stream is up.
+pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
+/// Targets known at a time. A full cache refuses new ones; it never drops one in use.
+pub const TARGETS_MAX: usize = 512;
+/// Longest name of a target, in bytes: a host name of 253 and a port.
+pub const TARGET_NAME_MAX: usize = 260;
+/// A target nobody asked for is forgotten after this, while the control stream is up.
+pub const TARGET_IDLE: Duration = Duration::from_secs(600);
+/// Endpoints of one backend. More are refused with a log line.
+pub const ENDPOINTS_MAX: usize = 10_000;
+/// Reconnecting to the controller: first and longest wait, jittered. The longest stays under 2 s, so that a proxy is
+/// up within 2 s of the controller's return.
+pub const CONTROL_BACKOFF_MIN: Duration = Duration::from_millis(50);
+pub const CONTROL_BACKOFF_MAX: Duration = Duration::from_millis(1_200);
+/// One attempt to get a certificate, or to open the control stream.
+pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest message on the control stream, in bytes.
+pub const CONTROL_MESSAGE_MAX: usize = 4 * 1024 * 1024;
+/// Largest service-account token that is read, in bytes.
+pub const TOKEN_MAX: u64 = 16 * 1024;
+
+// --- Stopping, recording -----------------------------------------------------------------------------------------
+
+/// Open connections may end by themselves for this long after the wish to stop.
+pub const DRAIN_MAX: Duration = Duration::from_secs(120);
+/// Unused memory goes back to the system this often.
+pub const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+/// Series of the live ring.
+pub const LIVE_SERIES_MAX: usize = 64;
+/// Sketch buckets of the live ring, over all series: 8 bytes each, up to twice that in capacity.
+pub const LIVE_BUCKETS_MAX: usize = 48 * 1024;
+/// Time series per metric family; more share one that says `overflow`.
+pub const METRIC_SERIES_MAX: usize = 2_000;
+
+/// What the proxy was told.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub log: String,
+    pub pod: String,
+    pub namespace: String,
+    /// Where the app's ports are dialled when the connection did not arrive by redirection.
+    pub pod_ip: IpAddr,
+    pub outbound: SocketAddr,
+    pub inbound: SocketAddr,
+    pub admin: SocketAddr,
+    pub private_admin: SocketAddr,
+    pub outbound_map: Vec<Mapped>,
+    pub control: Control,
+    /// Stop when standard input ends.
+    pub exit_with_parent: bool,
+}
+
+/// A listener for raw TCP to one target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapped {
+    pub listen: SocketAddr,
+    /// `host:port`.
+    pub target: String,
+}
+
+/// Where the controller is and how we and it know each other.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// `host:port`.
+    pub addr: String,
+    /// The identity that the controller must prove.
+    pub identity: SpiffeId,
+    pub trust_domain: TrustDomain,
+    /// The roots to trust until the stream says otherwise.
+    pub bundle: TrustBundle,
+    pub token_file: PathBuf,
+}
+
+impl Config {
+    /// Reads all settings.
+    ///
+    /// # Errors
+    /// Everything that is wrong with them, at once.
+    pub fn read(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut s = Settings::new(env);
+        let log = s.get("LACEWING_LOG", "info", text);
+        let pod = s.required("LACEWING_POD_NAME", "the name of the pod that this proxy serves", text);
+        let namespace = s.required("LACEWING_POD_NAMESPACE", "the namespace of the pod that this proxy serves", text);
+        let pod_ip = s.get("LACEWING_POD_IP", "127.0.0.1", parsed);
+        let outbound = s.get("LACEWING_OUTBOUND_ADDR", "127.0.0.1:4140", parsed);
+        let inbound = s.get("LACEWING_INBOUND_ADDR", "0.0.0.0:4143", parsed);
+        let admin = s.get("LACEWING_ADMIN_ADDR", "0.0.0.0:4191", parsed);
+        let private_admin = s.get("LACEWING_PRIVATE_ADMIN_ADDR", "127.0.0.1:4192", loopback);
+        let outbound_map = s.get("LACEWING_OUTBOUND_MAP", "", outbound_map);
+        let control = Control::read(&mut s);
+        let exit_with_parent = s.get("LACEWING_EXIT_WITH_PARENT", "0", switch);
+        let built = (|| {
+            Some(Self {
+                log: log?,
+                pod: pod?,
+                namespace: namespace?,
+                pod_ip: pod_ip?,
+                outbound: outbound?,
+                inbound: inbound?,
+                admin: admin?,
+                private_admin: private_admin?,
+                outbound_map: outbound_map?,
+                control: control?,
+                exit_with_parent: exit_with_parent?,
+            })
+        })();
+        s.finish(built)
+    }
+}
+
+impl Control {
+    fn read(s: &mut Settings<'_>) -> Option<Self> {
+        let addr = s.get("LACEWING_CONTROLLER_ADDR", "lacewing-controller.lacewing:8080", text);
+        let token_file = s.get("LACEWING_TOKEN_FILE", "/var/run/secrets/lacewing.dev/token", parsed);
+        let bundle = s.required("LACEWING_TRUST_BUNDLE", "the trust roots in PEM", |pem| {
+            TrustBundle::from_pem(pem).map_err(|e| e.to_string())
+        });
+        let trust_domain =
+            s.get("LACEWING_TRUST_DOMAIN", "cluster.local", |name| TrustDomain::parse(name).map_err(|e| e.to_string()))?;
+        let identity = SpiffeId::new(&trust_domain, "lacewing", "lacewing-controller")
+            .map_err(|e| s.error(format!("LACEWING_TRUST_DOMAIN: {e}")))
+            .ok();
+        Some(Self { addr: addr?, identity: identity?, trust_domain, bundle: bundle?, token_file: token_file? })
+    }
+}
+
+/// An address on loopback: the private admin port shows what only the pod's own people should see.
+fn loopback(value: &str) -> Result<SocketAddr, String> {
+    let addr: SocketAddr = parsed(value)?;
+    if addr.ip().is_loopback() { Ok(addr) } else { Err("the private admin port must be on loopback".to_owned()) }
+}
+
+fn outbound_map(value: &str) -> Result<Vec<Mapped>, String> {
+    let entries = value.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries
+        .map(|entry| {
+            let (listen, target) = entry.split_once('=').ok_or_else(|| format!("{entry:?} is not listen=target"))?;
+            let listen = listen.parse().map_err(|e| format!("{listen:?}: {e}"))?;
+            let port = target.rsplit_once(':').and_then(|(_, port)| port.parse::<u16>().ok());
+            port.ok_or_else(|| format!("target {target:?} is not host:port"))?;
+            Ok(Mapped { listen, target: target.to_owned() })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let env = |name: &str| match name {
+            "LACEWING_INBOUND_ADDR" => Some("nowhere".to_owned()),
+            "LACEWING_PRIVATE_ADMIN_ADDR" => Some("0.0.0.0:4192".to_owned()),
+            "LACEWING_OUTBOUND_MAP" => Some("7001".to_owned()),
+            _ => None,
+        };
+        let error = Config::read(&env).unwrap_err().to_string();
+        for part in
+            ["LACEWING_POD_NAME is not set", "LACEWING_POD_NAMESPACE", "LACEWING_INBOUND_ADDR", "on loopback", "listen=target", "LACEWING_TRUST_BUNDLE"]
+        {
+            assert!(error.contains(part), "{part} is missing in: {error}");
+        }
+    }
+
+    #[test]
+    fn maps_listen_addresses_to_targets() {
+        let map = outbound_map("127.0.0.1:7001=echo.shop:7000, [::1]:7002=db:5432").unwrap();
+        assert_eq!(map.len(), 2);
+        assert_eq!(map[1].target, "db:5432");
+        for bad in ["x=db:1", "127.0.0.1:1=db", "127.0.0.1:1=db:port", "127.0.0.1:1"] {
+            assert!(outbound_map(bad).is_err(), "{bad}");
+        }
+    }
+}

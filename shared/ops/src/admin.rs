@@ -1,0 +1,95 @@
+//! Owns the HTTP server of the admin ports: HTTP/1.1, one handler that answers at once from memory.
+//!
+//! It refuses request bodies, more than [`CONNECTIONS_MAX`] connections, and slow request heads. What may be asked
+//! is the handler's business.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::{Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{net::TcpListener, sync::Semaphore};
+
+/// Connections to one admin port at a time; more wait in the kernel's backlog.
+pub const CONNECTIONS_MAX: usize = 64;
+/// A request's head must arrive within this.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// An admin connection ends after this, whatever it does.
+pub const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(300);
+/// Pause after a failed accept (usually: no file descriptors), so that the loop cannot spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a handler answers.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Answers requests on `listener` for as long as it is polled.
+pub async fn serve<H>(listener: TcpListener, handler: H)
+where
+    H: Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
+{
+    let handler = Arc::new(handler);
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        // The semaphore is never closed, so this cannot fail; if it did, there would be nothing left to serve.
+        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let socket = match listener.accept().await {
+            Ok((socket, _)) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "admin port could not accept a connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let handler = handler.clone();
+        tokio::spawn(async move {
+            let service = service_fn(move |request| {
+                let answer = handler(&request);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_buf_size(16 * 1024)
+                .serve_connection(TokioIo::new(socket), service);
+            // A broken admin connection concerns only whoever broke it.
+            let _ = tokio::time::timeout(CONNECTION_LIFETIME_MAX, connection).await;
+            drop(slot);
+        });
+    }
+}
+
+/// Binds an admin port or any other listener, with an error for the operator.
+///
+/// # Errors
+/// The address is in use or not ours: which setting, and what to do.
+pub async fn bind(addr: SocketAddr, setting: &str) -> io::Result<TcpListener> {
+    TcpListener::bind(addr).await.map_err(|error| {
+        let cause = match error.kind() {
+            io::ErrorKind::AddrInUse => format!("another process listens there; find it with `ss -ltnp 'sport = :{}'`, or set {setting}", addr.port()),
+            io::ErrorKind::AddrNotAvailable => format!("this host has no such address; set {setting}"),
+            io::ErrorKind::PermissionDenied => format!("ports below 1024 need privileges; set {setting}"),
+            _ => format!("see {setting}"),
+        };
+        io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}; {cause}"))
+    })
+}
+
+/// A plain-text answer.
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Answer {
+    answer(status, "text/plain; charset=utf-8", body.into())
+}
+
+/// A JSON answer.
+pub fn json(body: impl Into<Bytes>) -> Answer {
+    answer(StatusCode::OK, "application/json", body.into())
+}
+
+/// An answer of any type.
+pub fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> Answer {
+    let mut answer = Response::new(Full::new(body));
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
+    answer
+}

@@ -1,0 +1,3 @@
+//! The `it` ring: everything that one machine and loopback can show, in one binary.
+
+mod generated;
