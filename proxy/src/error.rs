@@ -31,6 +31,8 @@ pub enum Error {
     Refused,
     #[error("the connection broke before an answer came: {0}")]
     Broken(hyper::Error),
+    #[error("the app behind {addr} broke off before it answered")]
+    AppBroken { addr: SocketAddr },
     #[error("the request's body broke off: {0}")]
     ClientBody(hyper::Error),
     #[error("{0}")]
@@ -56,7 +58,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Connect { .. } | Self::Handshake { .. } | Self::Refused => Retry::Always,
-            Self::Broken(_) => Retry::IfIdempotent,
+            Self::Broken(_) | Self::AppBroken { .. } => Retry::IfIdempotent,
             Self::BadRequest(_)
             | Self::NotFound { .. }
             | Self::LookupTimeout { .. }
@@ -78,6 +80,7 @@ impl Error {
             | Self::Connect { .. }
             | Self::Handshake { .. }
             | Self::Broken(_)
+            | Self::AppBroken { .. }
             | Self::Io(_) => StatusCode::BAD_GATEWAY,
             Self::LookupTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::LookupDown { .. }
@@ -114,6 +117,7 @@ impl Error {
             Self::NoCertificate(_) => "no_certificate_yet",
             Self::Refused => "refused",
             Self::Broken(_) => "broken",
+            Self::AppBroken { .. } => "app_broken",
             Self::ClientBody(_) => "client_body",
             Self::Denied(_) => "denied",
             Self::Io(_) => "io",

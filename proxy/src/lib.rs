@@ -21,10 +21,12 @@ pub mod tcp;
 pub mod tls;
 pub mod discovery;
 pub mod certify;
+pub mod record;
 pub mod error;
 pub mod metrics;
 pub mod live;
 pub mod admin;
 pub mod clock;
+pub mod sys;
 
 pub use app::run;

@@ -1,1 +1,31 @@
-//! (being written)
+//! Kubernetes objects as the mesh reads them: slim types with only the fields it uses, under their own names.
+//!
+//! Nothing is written back to a cluster in these types, so they only deserialize. Every collection takes `null` for
+//! empty, as Kubernetes does. Label and annotation names, with their parsed values, are in [`labels`].
+
+pub mod labels;
+mod meta;
+mod object;
+mod pod;
+mod service;
+mod slice;
+
+pub use meta::{ObjectMeta, OwnerReference};
+pub use object::{Kind, Name, Namespace, Object, ObjectKey};
+pub use pod::{Condition, Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus};
+pub use service::{ClusterIp, PortTarget, Service, ServicePort, ServiceSpec, Transport};
+pub use slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetRef};
+
+use serde::{Deserialize, Deserializer};
+
+/// `null` reads as the default: what `kubectl` does with a key that has no value.
+pub(crate) fn nullable<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de> + Default,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,337 @@
+//! Owns what can be typed: commands, flags, their help. Definitions and parsing only; `commands/` does the work.
+
+use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use lacewing_ops::settings;
+
+use crate::demo::cast::{App, Subnet};
+
+/// Shortest and longest `--time-window`: the proxies keep ten minutes, the last one by the second.
+pub const WINDOW_MIN: Duration = Duration::from_secs(10);
+pub const WINDOW_MAX: Duration = Duration::from_secs(600);
+/// Longest delay of `fault slow`: beyond it every client has given up.
+pub const SLOW_MAX: Duration = Duration::from_secs(60);
+
+/// The Lacewing service mesh: automatic mutual TLS, latency-aware balancing, live metrics.
+#[derive(Parser)]
+#[command(name = "mesh", version, arg_required_else_help = true, disable_help_subcommand = true, after_help = EXAMPLES)]
+pub struct Cli {
+    /// Directory of the demo [default: lacewing-demo under $XDG_RUNTIME_DIR, else lacewing-demo-<uid> under $TMPDIR or /tmp]
+    #[arg(long, global = true, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+const EXAMPLES: &str = "\
+Start here:
+  mesh demo                      run the whole mesh on this machine (Ctrl-C ends it)
+  mesh stat                      success rate, request rate and latency of every workload
+  mesh demo fault slow voting-2  break something and watch the mesh route around it
+
+Exit codes: 0 done, 1 error, 2 usage, 5 no mesh found, 6 timeout, 7 no data.";
+
+#[derive(Subcommand)]
+pub enum Command {
+    Demo(Demo),
+    Stat(Stat),
+    Top(Top),
+    Identity(Identity),
+    /// Print the version of this command
+    Version,
+    /// One process of the demo; started by `mesh demo`
+    #[command(hide = true)]
+    Run(Run),
+}
+
+/// Run the whole mesh on this machine, with small services and traffic
+#[derive(Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    disable_help_subcommand = true,
+    after_help = "\
+Examples:
+  mesh demo                                run until Ctrl-C; nothing is left behind
+  mesh demo --rps 200                      four times the traffic
+  mesh demo fault slow voting-2 --by 1s    in another terminal: voting-2 answers a second late
+  mesh demo heal                           end all faults"
+)]
+pub struct Demo {
+    #[command(subcommand)]
+    pub command: Option<DemoCommand>,
+    /// Requests a second that the load generator sends
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    pub rps: u32,
+    /// First three bytes of the loopback addresses to use, so that a second demo can run beside the first
+    #[arg(long, default_value = "127.1.0", value_name = "127.X.Y")]
+    pub subnet: Subnet,
+}
+
+#[derive(Subcommand)]
+pub enum DemoCommand {
+    /// Break one pod: make it slow, make it fail, or kill it
+    #[command(subcommand, disable_help_subcommand = true)]
+    Fault(FaultCommand),
+    /// End the fault of one pod, or all faults
+    Heal {
+        /// For example voting-2; all pods if left out
+        pod: Option<String>,
+    },
+    /// List the pods, whether they are ready, and their faults
+    Status {
+        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        output: Format,
+    },
+}
+
+#[derive(Subcommand)]
+pub enum FaultCommand {
+    /// The app answers later
+    Slow {
+        /// For example voting-2
+        pod: String,
+        /// How much later: 50ms, 2s; at most 60s
+        #[arg(long, default_value = "200ms", value_parser = slow_by)]
+        by: Duration,
+    },
+    /// The app answers every request with an error
+    Fail {
+        /// For example voting-2
+        pod: String,
+    },
+    /// The app and its proxy are killed and stay away until healed
+    Kill {
+        /// For example voting-2
+        pod: String,
+    },
+}
+
+/// Show success rate, request rate and latency of workloads and services
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  mesh stat                    all workloads and services
+  mesh stat deploy             workloads only
+  mesh stat svc/voting -t 10s  one service, the last ten seconds
+  mesh stat pods -o json       every pod, for a script
+
+Deployments and pods: requests they received. Services: requests sent to them, measured at the clients, after retries.")]
+pub struct Stat {
+    /// What to show: deploy, pod or svc, optionally with a name, as in deploy/web
+    #[arg(value_name = "KIND[/NAME]")]
+    pub resource: Option<Selector>,
+    /// Namespace to show [default: the demo's]
+    #[arg(short, long, value_name = "NAME", conflicts_with = "all_namespaces")]
+    pub namespace: Option<String>,
+    /// Show all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// How far back to look: 10s to 10m
+    #[arg(short = 't', long, default_value = "60s", value_parser = window)]
+    pub time_window: Duration,
+    #[arg(short, long, value_enum, default_value_t = WideFormat::Table)]
+    pub output: WideFormat,
+}
+
+/// Watch who calls whom, refreshed every second
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  mesh top                   until Ctrl-C
+  mesh top --once -o json    one picture, for a script")]
+pub struct Top {
+    /// Print once and end
+    #[arg(long)]
+    pub once: bool,
+    /// How far back each picture looks: 10s to 10m
+    #[arg(short = 't', long, default_value = "10s", value_parser = window)]
+    pub time_window: Duration,
+    /// Without --once, json prints one document a line
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+/// Show the certificates that the proxies present to each other
+#[derive(Args)]
+pub struct Identity {
+    /// One pod, for example web-1; all if left out
+    pub pod: Option<String>,
+    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    pub output: Format,
+}
+
+#[derive(Args)]
+#[command(disable_help_subcommand = true)]
+pub struct Run {
+    #[command(subcommand)]
+    pub process: Process,
+}
+
+#[derive(Subcommand)]
+pub enum Process {
+    /// The proxy, set by `LACEWING_…` in the environment
+    Proxy,
+    /// The controller, set by `LACEWING_…` in the environment
+    Controller,
+    /// An app of the demo
+    App(RunApp),
+}
+
+#[derive(Args)]
+pub struct RunApp {
+    pub app: App,
+    /// Where the app listens
+    #[arg(long)]
+    pub listen: Option<SocketAddr>,
+    /// The outbound port of the app's proxy
+    #[arg(long)]
+    pub proxy: SocketAddr,
+    /// Where the proxy forwards to the echo service
+    #[arg(long)]
+    pub echo: Option<SocketAddr>,
+    /// The file that says which fault to show
+    #[arg(long)]
+    pub fault: PathBuf,
+    /// Requests a second to send
+    #[arg(long, default_value_t = 50)]
+    pub rps: u32,
+}
+
+/// How results look.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Table,
+    Json,
+}
+
+/// How results with more columns than fit look.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum WideFormat {
+    Table,
+    Wide,
+    Json,
+}
+
+/// A kind of resource, as kubectl names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Deployment,
+    Pod,
+    Service,
+}
+
+impl Kind {
+    /// The short name, as tables show it.
+    pub fn short(self) -> &'static str {
+        match self {
+            Self::Deployment => "deploy",
+            Self::Pod => "pod",
+            Self::Service => "svc",
+        }
+    }
+
+    /// The full name, as JSON and sentences have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Deployment => "deployment",
+            Self::Pod => "pod",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// `KIND` or `KIND/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Selector {
+    pub kind: Kind,
+    pub name: Option<String>,
+}
+
+impl FromStr for Selector {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, name) = text.split_once('/').map_or((text, None), |(kind, name)| (kind, Some(name)));
+        let kind = match kind {
+            "deploy" | "deployment" | "deployments" | "deployment.apps" | "deployments.apps" => Kind::Deployment,
+            "po" | "pod" | "pods" => Kind::Pod,
+            "svc" | "service" | "services" => Kind::Service,
+            other => {
+                return Err(format!("{other:?} is no kind that is measured; use deploy, pod or svc, as in deploy/web"));
+            }
+        };
+        match name {
+            Some("") => Err("a name is missing after the slash, as in deploy/web".to_owned()),
+            name => Ok(Self { kind, name: name.map(str::to_owned) }),
+        }
+    }
+}
+
+fn window(text: &str) -> Result<Duration, String> {
+    let window = settings::duration(text)?;
+    if (WINDOW_MIN..=WINDOW_MAX).contains(&window) { Ok(window) } else { Err("use 10s to 10m".to_owned()) }
+}
+
+fn slow_by(text: &str) -> Result<Duration, String> {
+    let by = settings::duration(text)?;
+    if by <= SLOW_MAX { Ok(by) } else { Err("use at most 60s".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(line.split_whitespace()).map(|cli| cli.command)
+    }
+
+    #[test]
+    fn the_definitions_hold_together() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn kinds_have_the_aliases_of_kubectl() {
+        let table = [
+            ("deploy", Kind::Deployment, None),
+            ("deployments/web", Kind::Deployment, Some("web")),
+            ("po/web-1", Kind::Pod, Some("web-1")),
+            ("services", Kind::Service, None),
+        ];
+        for (text, kind, name) in table {
+            assert_eq!(text.parse(), Ok(Selector { kind, name: name.map(str::to_owned) }), "{text}");
+        }
+        for bad in ["node", "deploy/", "", "web"] {
+            assert!(bad.parse::<Selector>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn windows_and_delays_have_limits() {
+        for good in ["mesh stat -t 10s", "mesh stat -t 10m", "mesh top -t 1m", "mesh demo fault slow web-1 --by 60s"] {
+            assert!(parse(good).is_ok(), "{good}");
+        }
+        for bad in ["mesh stat -t 9s", "mesh stat -t 601s", "mesh stat -t 60", "mesh demo fault slow web-1 --by 61s"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for bad in
+            ["mesh stat -n a -A", "mesh demo --rps 10 status", "mesh demo --rps 0", "mesh demo --subnet 10.0.0", "mesh"]
+        {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_directory_may_come_anywhere() {
+        for line in ["mesh --dir /x stat", "mesh stat --dir /x", "mesh demo fault kill web-1 --dir /x"] {
+            let cli = Cli::try_parse_from(line.split_whitespace()).expect(line);
+            assert_eq!(cli.dir, Some(PathBuf::from("/x")), "{line}");
+        }
+    }
+}

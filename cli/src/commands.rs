@@ -1,0 +1,60 @@
+//! One file for each command; here only which is which.
+
+mod demo;
+mod fault;
+mod identity;
+mod run;
+mod stat;
+mod status;
+mod top;
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::{Cli, Command, DemoCommand},
+    demo::state::Layout,
+    failure::{Exit, Failure},
+    output::Printer,
+};
+
+/// What every command may need.
+pub struct Context<'a> {
+    pub layout: Layout,
+    /// Seconds since the Unix epoch.
+    pub now: u64,
+    pub printer: &'a mut Printer,
+}
+
+/// Runs the command that was asked for.
+pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
+    let layout = Layout::new(cli.dir, |name| std::env::var(name).ok());
+    let mut context = Context { layout, now: crate::clock::unix_seconds(), printer };
+    let exit = match cli.command {
+        Command::Run(run) => return Ok(run::run(run.process)),
+        Command::Demo(demo) => match demo.command {
+            None => demo::run(&mut context, demo.rps, demo.subnet)?,
+            Some(DemoCommand::Fault(fault)) => fault::set(&mut context, fault)?,
+            Some(DemoCommand::Heal { pod }) => fault::heal(&mut context, pod.as_deref())?,
+            Some(DemoCommand::Status { output }) => status::run(&mut context, output)?,
+        },
+        Command::Stat(options) => stat::run(&mut context, &options)?,
+        Command::Top(options) => top::run(&mut context, &options)?,
+        Command::Identity(options) => identity::run(&mut context, &options)?,
+        Command::Version => version(&mut context)?,
+    };
+    Ok(exit.into())
+}
+
+fn version(context: &mut Context) -> Result<Exit, Failure> {
+    context.printer.data(concat!("Client version: ", env!("CARGO_PKG_VERSION")))?;
+    Ok(Exit::Ok)
+}
+
+/// Runs `work` on this thread.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::error(format!("cannot start: {error}")))?
+        .block_on(work)
+}

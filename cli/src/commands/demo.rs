@@ -1,0 +1,158 @@
+//! `mesh demo`: brings the whole mesh up, shows what it does, and takes it down again when asked to.
+
+use std::{
+    fmt::Write,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use lacewing_ops::signal::stop_requested;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{Context, block_on, stat};
+use crate::{
+    demo::{
+        cast::{Pod, Subnet},
+        crew::Crew,
+        faults,
+        startup::{self, Options},
+        state::{Held, Layout},
+    },
+    failure::{Exit, Failure},
+    output::Printer,
+};
+
+/// When the first numbers are shown, after traffic has begun.
+const FIRST_NUMBERS_AFTER: Duration = Duration::from_secs(2);
+/// How far back the first numbers look.
+const FIRST_WINDOW: Duration = Duration::from_secs(10);
+
+pub fn run(context: &mut Context, rps: u32, subnet: Subnet) -> Result<Exit, Failure> {
+    let held = Held::take(context.layout.clone(), context.now)?;
+    let (started, printer) = (context.now, &mut *context.printer);
+    let ended = block_on(async {
+        tokio::select! {
+            // The crew ends in here, by being dropped: before the directory goes.
+            ended = live(&held, Options { subnet, rps }, started, printer) => ended,
+            stop = stopped() => stop,
+        }
+    });
+    drop(held);
+    ended?;
+    context.printer.note("stopped: no process and no file is left");
+    Ok(Exit::Ok)
+}
+
+/// Resolves on Ctrl-C, SIGTERM, or when the terminal is closed.
+async fn stopped() -> Result<(), Failure> {
+    let failed = |error: std::io::Error| Failure::error(format!("cannot watch for signals: {error}"));
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+    tokio::select! {
+        stop = stop_requested(false) => stop.map(drop).map_err(failed),
+        _ = hangup.recv() => Ok(()),
+    }
+}
+
+async fn live(held: &Held, options: Options, started: u64, printer: &mut Printer) -> Result<(), Failure> {
+    let begun = Instant::now();
+    let mut crew = startup::start(held, options, started, printer).await?;
+    let pods = options.subnet.pods();
+    let mesh = invocation(held.layout());
+    printer.data(&banner(&pods, begun.elapsed(), options.rps, &mesh))?;
+    let traffic_since = Instant::now();
+    let mut numbers_shown = false;
+    let mut every = interval(faults::POLL);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        for line in crew.tick(Instant::now()) {
+            printer.note(&line);
+        }
+        welcome_back(&mut crew, printer).await;
+        if !numbers_shown && traffic_since.elapsed() >= FIRST_NUMBERS_AFTER {
+            numbers_shown = true;
+            let numbers = stat::overview(&pods, FIRST_WINDOW).await;
+            printer.data(&format!("$ {mesh} stat\n{numbers}"))?;
+        }
+    }
+}
+
+async fn welcome_back(crew: &mut Crew, printer: &mut Printer) {
+    for pod in crew.returning() {
+        if startup::ready(&pod).await.is_ok()
+            && let Some(news) = crew.returned(&pod.name)
+        {
+            printer.note(&news);
+        }
+    }
+}
+
+/// How this command is typed: `mesh` where the shell would find this file by that name, else its path.
+fn invocation(layout: &Layout) -> String {
+    let exe = std::env::current_exe().unwrap_or_else(|_| "mesh".into());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join("mesh")).find(|candidate| candidate.is_file());
+    let in_path = found.and_then(|found| found.canonicalize().ok()) == exe.canonicalize().ok();
+    let mut text = if in_path { "mesh".to_owned() } else { from_here(&exe).display().to_string() };
+    let usual = Layout::new(None, |name| std::env::var(name).ok());
+    if usual.root() != layout.root() {
+        let _ = write!(text, " --dir {}", layout.root().display());
+    }
+    text
+}
+
+fn from_here(exe: &Path) -> PathBuf {
+    let here = std::env::current_dir().unwrap_or_default();
+    exe.strip_prefix(here).map_or_else(|_| exe.to_owned(), |relative| Path::new(".").join(relative))
+}
+
+fn banner(pods: &[Pod], took: Duration, rps: u32, mesh: &str) -> String {
+    let mut replicas: Vec<(&str, usize)> = Vec::new();
+    for pod in pods {
+        match replicas.last_mut() {
+            Some((workload, n)) if *workload == pod.workload => *n += 1,
+            _ => replicas.push((&pod.workload, 1)),
+        }
+    }
+    let running = replicas.iter().map(|(workload, n)| format!("{workload} ×{n}")).collect::<Vec<_>>().join(", ");
+    let entry = pods.last().map_or_else(String::new, |pod| pod.outbound().to_string());
+    format!(
+        "\
+The mesh is up after {:.1}s: a controller and {} pods, each an app behind its own proxy.
+  {running}; {rps} requests a second from traffic to web; mutual TLS between all proxies
+
+  {mesh} stat                       success rate, request rate and latency
+  {mesh} top                        who calls whom, every second
+  {mesh} identity                   the certificates
+  {mesh} demo fault slow voting-2   then watch `stat pod`; also fail, kill; end it with `demo heal`
+  curl -x http://{entry} http://web.emojivoto:8080/
+                                    a request of your own, through a proxy
+
+One service fails a part of its requests: can you find which, and which path? Ctrl-C ends the demo.
+",
+        took.as_secs_f64(),
+        pods.len(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_banner_names_what_runs_and_what_to_type() {
+        let pods = "127.1.5".parse::<Subnet>().expect("a subnet").pods();
+        let text = banner(&pods, Duration::from_millis(640), 50, "mesh");
+        for part in [
+            "after 0.6s",
+            "web ×2, emoji ×2, voting ×3, echo ×1, traffic ×1; 50 requests",
+            "curl -x http://127.1.5.18:4140 http://web.emojivoto:8080/",
+            "mesh demo fault slow voting-2",
+        ] {
+            assert!(text.contains(part), "{part} is missing in\n{text}");
+        }
+    }
+}

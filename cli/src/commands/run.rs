@@ -1,0 +1,21 @@
+//! `mesh run` (hidden): this process becomes one process of the demo, set by its environment and arguments.
+
+use std::process::ExitCode;
+
+use crate::{
+    cli::Process,
+    demo::apps::{self, Settings},
+};
+
+pub fn run(process: Process) -> ExitCode {
+    let env = |name: &str| std::env::var(name).ok();
+    match process {
+        Process::Proxy => lacewing_proxy::run(env),
+        Process::Controller => lacewing_controller::run(env),
+        Process::App(run) => {
+            let settings =
+                Settings { listen: run.listen, proxy: run.proxy, echo: run.echo, fault: run.fault, rps: run.rps };
+            apps::run(run.app, settings)
+        }
+    }
+}

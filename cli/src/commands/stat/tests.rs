@@ -1,0 +1,140 @@
+//! Tests of `mesh stat`'s merging, selection and looks, with reports made by hand.
+
+use super::*;
+use crate::{demo::cast::Subnet, golden::tests::row};
+
+fn reading(pod: Pod, rows: Vec<lacewing_proxy::live::Row>) -> Reading<Report> {
+    let report =
+        Report { covered_s: 10.0, pod: pod.name.clone(), namespace: pod.namespace.clone(), rows, ..Report::default() };
+    Reading { pod, answer: Ok(report) }
+}
+
+/// web-1 and web-2 serve and call voting; voting-2 does not answer; traffic calls web.
+fn readings() -> Vec<Reading<Report>> {
+    let pods = "127.1.9".parse::<Subnet>().expect("a subnet").pods();
+    let voting = Some("emojivoto/voting:8080");
+    pods.into_iter()
+        .filter(|pod| ["web", "voting", "traffic"].contains(&pod.workload.as_str()))
+        .map(|pod| match pod.name.as_str() {
+            "web-1" => reading(
+                pod,
+                vec![row("inbound", None, [90, 10], &[(200, 100)]), row("outbound", voting, [40, 10], &[(120, 50)])],
+            ),
+            "web-2" => reading(
+                pod,
+                vec![row("inbound", None, [100, 0], &[(200, 100)]), row("outbound", voting, [50, 0], &[(120, 50)])],
+            ),
+            "voting-2" => Reading { pod, answer: Err("connection refused".to_owned()) },
+            "traffic-1" => reading(pod, vec![row("outbound", Some("emojivoto/web:8080"), [200, 0], &[(210, 200)])]),
+            _ => reading(pod, vec![row("inbound", None, [30, 0], &[(110, 30)])]),
+        })
+        .collect()
+}
+
+fn selector(text: &str) -> Selector {
+    text.parse().expect("a selector")
+}
+
+#[test]
+fn workloads_by_their_inbound_services_by_their_clients() {
+    let rows = select(rows(&readings()), Some("emojivoto"), None);
+    let shown: Vec<_> = rows.iter().map(|row| (row.kind, row.name.as_str(), row.meshed.as_deref())).collect();
+    let expected = [
+        ("deployment", "web", Some("2/2")),
+        ("deployment", "voting", Some("2/3")),
+        ("deployment", "traffic", Some("1/1")),
+        ("service", "web", None),
+        ("service", "voting", None),
+    ];
+    assert_eq!(shown, expected);
+    assert_eq!(rows[0].numbers.success_rate, Some(0.95));
+    assert_eq!(rows[0].numbers.rps, Some(20.0));
+    assert_eq!(rows[2].numbers, Numbers::default(), "the load generator serves nobody");
+    assert_eq!(rows[4].numbers.success_rate, Some(0.9));
+    assert_eq!(rows[4].numbers.rps, Some(10.0));
+}
+
+#[test]
+fn the_table_has_the_columns_that_hands_and_scripts_know() {
+    let rows = select(rows(&readings()), Some("emojivoto"), Some(&selector("deploy")));
+    let text = table::text(&rows, View::default());
+    let lines: Vec<&str> = text.lines().collect();
+    let header: Vec<&str> = lines[0].split_whitespace().collect();
+    assert_eq!(header, ["NAME", "MESHED", "SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99", "TCP_CONN"]);
+    assert!(lines[1].starts_with("web          2/2    95.00%   20.0rps"), "{text}");
+    assert!(lines[3].split_whitespace().eq(["traffic", "1/1", "-", "-", "-", "-", "-", "-"]), "{text}");
+    let wide = table::text(&rows, View { wide: true, namespaces: true, kinds: true });
+    assert!(wide.starts_with("NAMESPACE   NAME "), "{wide}");
+    assert!(
+        wide.lines().nth(1).is_some_and(
+            |line| line.contains("deploy/web") && line.ends_with("2.0B/s   4.0B/s") || line.ends_with("B/s")
+        ),
+        "{wide}"
+    );
+}
+
+#[test]
+fn json_has_one_schema_for_every_kind() {
+    let text = table::json(&rows(&readings()), Some(60));
+    let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(value["window_s"], 60);
+    let rows = value["rows"].as_array().expect("rows");
+    let keys = |row: &serde_json::Value| row.as_object().expect("an object").keys().cloned().collect::<Vec<_>>();
+    assert!(rows.iter().all(|row| keys(row) == keys(&rows[0])));
+    for key in [
+        "namespace",
+        "kind",
+        "name",
+        "meshed",
+        "success_rate",
+        "rps",
+        "latency_ms_p50",
+        "latency_ms_p95",
+        "latency_ms_p99",
+        "tcp_open_connections",
+    ] {
+        assert!(keys(&rows[0]).contains(&key.to_owned()), "{key}");
+    }
+    assert!(rows[0]["latency_ms_p50"].is_f64());
+    assert!(rows.iter().any(|row| row["kind"] == "pod" && row["name"] == "voting-2" && row["meshed"] == "0/1"));
+}
+
+#[test]
+fn empty_tables_say_why_and_what_next() {
+    let readings = readings();
+    let pods: Vec<Pod> = readings.iter().map(|reading| reading.pod.clone()).collect();
+    let table = [
+        (
+            Some("emojivoto"),
+            Some(selector("deploy/nope")),
+            "there is no deployment \"nope\" in namespace \"emojivoto\"",
+            "mesh stat deploy",
+        ),
+        (Some("shop"), None, "nothing is meshed in namespace \"shop\"", "mesh stat -A"),
+        (Some("shop"), Some(selector("svc/web")), "there is no service \"web\" in namespace \"shop\"", "mesh stat -A"),
+    ];
+    for (namespace, resource, what, next) in table {
+        assert!(select(rows(&readings), namespace, resource.as_ref()).is_empty());
+        let failure = nothing(&pods, namespace, resource.as_ref());
+        assert_eq!(failure.exit(), Exit::NoData);
+        assert!(failure.to_string().contains(what) && failure.to_string().contains(next), "{failure}");
+    }
+}
+
+#[test]
+fn young_proxies_are_noted() {
+    let readings = readings();
+    let rows = select(rows(&readings), None, None);
+    let said = notes(&readings, &rows, Duration::from_secs(60)).join("\n");
+    assert!(said.contains("started 10s ago") && said.contains("not 1m0s"), "{said}");
+    assert!(notes(&readings, &rows, Duration::from_secs(10)).is_empty());
+    assert!(notes(&readings, &rows[2..3], Duration::from_secs(10)).join("").contains("nothing came through"));
+}
+
+#[test]
+fn services_are_read_from_their_name() {
+    for (text, expected) in [("shop/web:80", Some(("shop", "web"))), ("shop/web", Some(("shop", "web"))), ("web", None)]
+    {
+        assert_eq!(service(text), expected);
+    }
+}

@@ -1,0 +1,190 @@
+//! `mesh top`: who calls whom, busiest first, refreshed every second. It reads the outbound side of every proxy.
+
+use std::{fmt::Write, time::Duration};
+
+use lacewing_proxy::live::{Direction, Report};
+use serde::Serialize;
+
+use super::{Context, block_on, stat::service};
+use crate::{
+    cli::{Format, Top},
+    failure::{Exit, Failure},
+    golden::{Golden, Numbers},
+    live::{self, Reading},
+    output::{
+        table::{self, Column, Row, View},
+        units,
+    },
+};
+
+/// Time between two pictures.
+const REFRESH: Duration = Duration::from_secs(1);
+
+/// One caller and what it calls.
+#[derive(Debug, Serialize)]
+struct TopRow {
+    /// The caller's namespace.
+    namespace: String,
+    source: String,
+    destination_namespace: String,
+    destination: String,
+    #[serde(flatten)]
+    numbers: Numbers,
+}
+
+impl Row for TopRow {
+    const COLUMNS: &'static [Column] = &[
+        Column::text("SOURCE"),
+        Column::text("DESTINATION"),
+        Column::number("RPS"),
+        Column::number("SUCCESS"),
+        Column::number("LATENCY_P50"),
+        Column::number("LATENCY_P95"),
+        Column::number("LATENCY_P99"),
+        Column::number("TCP_CONN"),
+    ];
+
+    fn cells(&self, _: View) -> Vec<String> {
+        let n = &self.numbers;
+        vec![
+            self.source.clone(),
+            self.destination.clone(),
+            units::rate(n.rps),
+            units::percent(n.success_rate),
+            units::latency(n.latency_ms_p50),
+            units::latency(n.latency_ms_p95),
+            units::latency(n.latency_ms_p99),
+            units::count(n.tcp_open_connections),
+        ]
+    }
+}
+
+pub fn run(context: &mut Context, options: &Top) -> Result<Exit, Failure> {
+    block_on(async {
+        let mut every = tokio::time::interval(REFRESH);
+        loop {
+            every.tick().await;
+            // Asked every time: a demo that ended must not look like one where nothing happens.
+            let pods = context.layout.running()?.pods;
+            let readings = live::reports(&pods, options.time_window).await;
+            let rows = rows(&readings);
+            show(context, options, &readings, &rows)?;
+            if options.once {
+                return if rows.is_empty() { Err(nothing(options.time_window)) } else { Ok(Exit::Ok) };
+            }
+        }
+    })
+}
+
+fn show(context: &mut Context, options: &Top, readings: &[Reading<Report>], rows: &[TopRow]) -> Result<(), Failure> {
+    let window_s = Some(options.time_window.as_secs());
+    if options.once {
+        live::report_unreachable(readings, context.printer)?;
+    }
+    match (options.output, options.once) {
+        (Format::Json, true) => context.printer.data(&table::json(rows, window_s)),
+        (Format::Json, false) => context.printer.data(&table::json_line(rows, window_s)),
+        (Format::Table, true) if rows.is_empty() => Ok(()),
+        (Format::Table, true) => context.printer.data(&table::text(rows, View::default())),
+        (Format::Table, false) => context.printer.refresh(&picture(readings, rows, options.time_window)),
+    }
+}
+
+/// What the screen shows: a line about the whole, the table, and who is missing.
+fn picture(readings: &[Reading<Report>], rows: &[TopRow], window: Duration) -> String {
+    let mut text = format!("last {}, refreshed every second; Ctrl-C ends\n\n", units::span(window));
+    text.push_str(&table::text(rows, View::default()));
+    let silent: Vec<&str> = readings.iter().filter(|r| r.answer.is_err()).map(|r| r.pod.name.as_str()).collect();
+    if !silent.is_empty() {
+        let _ = writeln!(text, "\nno answer from the proxies of: {}", silent.join(", "));
+    }
+    if rows.is_empty() {
+        text.push_str("\nno request and no connection in this time\n");
+    }
+    text
+}
+
+fn nothing(window: Duration) -> Failure {
+    let what = format!("nobody called anybody in the last {}", units::span(window));
+    Failure::new(Exit::NoData, what)
+        .hint("look further back with `mesh top -t 10m`, or at the pods with `mesh demo status`")
+}
+
+/// One row for each caller and destination, the busiest first.
+fn rows(readings: &[Reading<Report>]) -> Vec<TopRow> {
+    let mut groups: Vec<([String; 4], Golden)> = Vec::new();
+    for reading in readings {
+        let Ok(report) = &reading.answer else { continue };
+        for row in report.rows.iter().filter(|row| row.key.direction == Direction::Outbound) {
+            let (namespace, destination) = match row.key.service.as_deref().and_then(service) {
+                Some((namespace, name)) => (namespace.to_owned(), format!("svc/{name}")),
+                None => (row.key.peer_namespace.clone(), row.key.peer.clone()),
+            };
+            let source = format!("deploy/{}", reading.pod.workload);
+            let key = [reading.pod.namespace.clone(), source, namespace, destination];
+            let at = groups.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
+                groups.push((key, Golden::default()));
+                groups.len() - 1
+            });
+            groups[at].1.add(row, report.covered_s);
+        }
+    }
+    let mut rows: Vec<TopRow> = groups.into_iter().map(|(key, golden)| finish(key, &golden)).collect();
+    let rps = |row: &TopRow| row.numbers.rps.unwrap_or_default();
+    rows.sort_by(|a, b| {
+        rps(b).total_cmp(&rps(a)).then_with(|| (&a.source, &a.destination).cmp(&(&b.source, &b.destination)))
+    });
+    rows
+}
+
+fn finish([namespace, source, destination_namespace, destination]: [String; 4], golden: &Golden) -> TopRow {
+    TopRow { namespace, source, destination_namespace, destination, numbers: golden.numbers() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{demo::cast::Subnet, golden::tests::row};
+
+    fn readings() -> Vec<Reading<Report>> {
+        let pods = "127.1.9".parse::<Subnet>().expect("a subnet").pods();
+        let of = |workload: &str| match workload {
+            "web" => vec![
+                row("outbound", Some("emojivoto/voting:8080"), [20, 5], &[(120, 25)]),
+                row("outbound", Some("emojivoto/voting:8080"), [20, 5], &[(120, 25)]),
+                row("inbound", None, [100, 0], &[(200, 100)]),
+            ],
+            "traffic" => vec![
+                row("outbound", Some("emojivoto/echo:7000"), [0, 0], &[]),
+                row("outbound", Some("emojivoto/web:8080"), [200, 0], &[(200, 200)]),
+            ],
+            _ => vec![],
+        };
+        let read = |pod: crate::demo::cast::Pod| match pod.name.as_str() {
+            "emoji-2" => Reading { pod, answer: Err("refused".to_owned()) },
+            _ => Reading { answer: Ok(Report { covered_s: 10.0, rows: of(&pod.workload), ..Report::default() }), pod },
+        };
+        pods.into_iter().map(read).collect()
+    }
+
+    #[test]
+    fn callers_and_destinations_merge_and_the_busiest_comes_first() {
+        let rows = rows(&readings());
+        let shown: Vec<_> = rows.iter().map(|row| (&*row.source, &*row.destination, row.numbers.rps)).collect();
+        let expected = [
+            ("deploy/traffic", "svc/web", Some(20.0)),
+            ("deploy/web", "svc/voting", Some(10.0)),
+            ("deploy/traffic", "svc/echo", None),
+        ];
+        assert_eq!(shown, expected);
+        assert_eq!(rows[1].numbers.success_rate, Some(0.8));
+    }
+
+    #[test]
+    fn the_picture_names_who_is_missing() {
+        let readings = readings();
+        let text = picture(&readings, &rows(&readings), Duration::from_secs(10));
+        assert!(text.starts_with("last 10s") && text.contains("no answer from the proxies of: emoji-2"), "{text}");
+        assert!(picture(&[], &[], Duration::from_secs(10)).contains("no request and no connection"));
+    }
+}

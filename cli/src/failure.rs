@@ -1,0 +1,87 @@
+//! Owns how a command fails: what happened and where, what to do next, and the exit code. Printing it is the
+//! Printer's business.
+
+use std::{fmt, io, path::Path, process::ExitCode};
+
+/// Exit codes, stable for scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Ok = 0,
+    Error = 1,
+    Usage = 2,
+    /// Nothing is installed: no demo runs.
+    NotInstalled = 5,
+    Timeout = 6,
+    /// It works, but there is nothing to show.
+    NoData = 7,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command ends without having done its work.
+#[derive(Debug)]
+pub struct Failure {
+    exit: Exit,
+    what: String,
+    hint: Option<String>,
+    broken_pipe: bool,
+}
+
+impl Failure {
+    pub fn new(exit: Exit, what: impl Into<String>) -> Self {
+        Self { exit, what: what.into(), hint: None, broken_pipe: false }
+    }
+
+    pub fn error(what: impl Into<String>) -> Self {
+        Self::new(Exit::Error, what)
+    }
+
+    /// The next command to run, or what to change.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// A file or directory that could not be read, written or made.
+    pub fn file(doing: &str, path: &Path, error: &io::Error) -> Self {
+        let failure = Self::error(format!("cannot {doing} {}: {error}", path.display()));
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => {
+                failure.hint("choose a directory that is yours with `--dir DIR`, or fix its owner and mode")
+            }
+            io::ErrorKind::StorageFull => {
+                failure.hint("free some space there, or choose another place with `--dir DIR`")
+            }
+            _ => failure,
+        }
+    }
+
+    /// Our reader went away (`mesh stat | head -1`): nothing is wrong.
+    pub fn output(error: &io::Error) -> Self {
+        let broken_pipe = error.kind() == io::ErrorKind::BrokenPipe;
+        Self { broken_pipe, ..Self::error(format!("cannot write to standard output: {error}")) }
+    }
+
+    pub fn exit(&self) -> Exit {
+        self.exit
+    }
+
+    pub fn is_broken_pipe(&self) -> bool {
+        self.broken_pipe
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "error: {}", self.what)?;
+        match &self.hint {
+            Some(hint) => write!(f, "\nhint: {hint}"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Owns reading the proxies: a few small HTTP requests to each pod's admin ports, many pods at once.
+//!
+//! A proxy that does not answer is a result, not an error: the caller shows it. Merging is `commands/stat.rs`' business.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use lacewing_proxy::live::Report;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet, time::timeout};
+
+use crate::{
+    demo::cast::Pod,
+    failure::{Exit, Failure},
+    output::Printer,
+};
+
+/// Pods asked at a time.
+const AT_ONCE_MAX: usize = 50;
+/// A proxy answers from memory: one that takes longer is as good as gone.
+const TIMEOUT: Duration = Duration::from_secs(1);
+/// Longest answer that is read, in bytes.
+const ANSWER_MAX: usize = 8 * 1024 * 1024;
+/// What a browser or a tricked server cannot send across origins.
+const ADMIN_HEADER: &str = "l6g-admin";
+
+/// What one pod's proxy answered, or why it did not.
+pub struct Reading<T> {
+    pub pod: Pod,
+    pub answer: Result<T, String>,
+}
+
+/// The certificate of a proxy.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Identity {
+    pub id: String,
+    /// Seconds since the Unix epoch, as are the other times.
+    pub not_before: u64,
+    pub not_after: u64,
+    pub renew_at: u64,
+    /// Roots that it trusts.
+    pub roots: u64,
+}
+
+/// Asks every pod for its last `window`, in the order of `pods`.
+pub async fn reports(pods: &[Pod], window: Duration) -> Vec<Reading<Report>> {
+    ask_all(pods, &format!("/stats?window={}", window.as_secs())).await
+}
+
+/// Asks every pod for its certificate, in the order of `pods`.
+pub async fn identities(pods: &[Pod]) -> Vec<Reading<Identity>> {
+    ask_all(pods, "/identity").await
+}
+
+/// Whether the proxy with this admin address is ready; if not, why.
+pub async fn ready(admin: SocketAddr) -> Result<(), String> {
+    match exchange(admin, "/ready").await? {
+        (StatusCode::OK, _) => Ok(()),
+        (_, body) => Err(String::from_utf8_lossy(&body).trim().to_owned()),
+    }
+}
+
+/// Tells the user which proxies did not answer, and fails if none did.
+pub fn report_unreachable<T>(readings: &[Reading<T>], printer: &mut Printer) -> Result<(), Failure> {
+    let silent: Vec<(&Pod, &String)> =
+        readings.iter().filter_map(|r| Some((&r.pod, r.answer.as_ref().err()?))).collect();
+    if !readings.is_empty() && silent.len() == readings.len() {
+        let (pod, why) = silent[0];
+        let what = format!("none of {} proxies answered; {}: {why}", silent.len(), pod.name);
+        return Err(Failure::new(Exit::Error, what).hint("see which processes run with `mesh demo status`"));
+    }
+    for (pod, why) in silent {
+        printer.note(&format!("warning: no answer from the proxy of {}: {why}", pod.name));
+    }
+    Ok(())
+}
+
+async fn ask_all<T: DeserializeOwned + Send + 'static>(pods: &[Pod], path: &str) -> Vec<Reading<T>> {
+    let slots = Arc::new(Semaphore::new(AT_ONCE_MAX));
+    let mut asked = JoinSet::new();
+    for (at, pod) in pods.iter().cloned().enumerate() {
+        let (slots, path) = (slots.clone(), path.to_owned());
+        asked.spawn(async move {
+            // The semaphore is never closed; without a slot we would only ask too many at once.
+            let _slot = slots.acquire_owned().await;
+            let answer = ask(pod.private_admin, &path).await;
+            (at, Reading { pod, answer })
+        });
+    }
+    let mut readings = asked.join_all().await;
+    readings.sort_by_key(|(at, _)| *at);
+    readings.into_iter().map(|(_, reading)| reading).collect()
+}
+
+async fn ask<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> Result<T, String> {
+    let (status, body) = exchange(admin, path).await?;
+    if status != StatusCode::OK {
+        return Err(format!("{admin}{path} answered {status}: {}", String::from_utf8_lossy(&body).trim()));
+    }
+    serde_json::from_slice(&body).map_err(|error| {
+        format!("{admin}{path} answered something else than expected ({error}); is it another version?")
+    })
+}
+
+async fn exchange(admin: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), String> {
+    match timeout(TIMEOUT, get(admin, path)).await {
+        Ok(answer) => answer.map_err(|error| format!("{admin}: {error}")),
+        Err(_) => Err(format!("{admin} did not answer within {}s", TIMEOUT.as_secs())),
+    }
+}
+
+async fn get(admin: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    let socket = TcpStream::connect(admin).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get(path)
+        .header(header::HOST, admin.to_string())
+        .header(ADMIN_HEADER, "1")
+        .body(Empty::<Bytes>::new())?;
+    let answer = sender.send_request(request).await?;
+    let status = answer.status();
+    let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await?.to_bytes();
+    connection.abort();
+    Ok((status, body))
+}
+
+#[cfg(test)]
+mod tests {
+    use hyper::body::Incoming;
+    use lacewing_ops::admin;
+
+    use super::*;
+    use crate::demo::cast::Subnet;
+
+    fn answer(request: &Request<Incoming>) -> admin::Answer {
+        match (request.uri().path(), request.headers().contains_key(ADMIN_HEADER)) {
+            (_, false) => admin::text(StatusCode::FORBIDDEN, "the header is missing"),
+            ("/ready", _) => admin::text(StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n"),
+            ("/identity", _) => admin::json(
+                r#"{"id":"spiffe://x/ns/a/sa/b","serial_hex":"01","not_before":1,"not_after":3,"renew_at":2,"roots":1}"#,
+            ),
+            _ => admin::json("[]"),
+        }
+    }
+
+    #[tokio::test]
+    async fn answers_silence_and_nonsense_are_told_apart() {
+        let listener = admin::bind(([127, 0, 0, 1], 0).into(), "test").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        tokio::spawn(admin::serve(listener, answer));
+        let mut pods = "127.1.202".parse::<Subnet>().expect("a subnet").pods();
+        pods.truncate(2);
+        pods[0].private_admin = address;
+        let identities = identities(&pods).await;
+        assert_eq!(identities[0].answer.as_ref().expect("answered").not_after, 3);
+        let refused = identities[1].answer.as_ref().expect_err("nobody there");
+        assert!(refused.contains("127.1.202.11:4192"), "{refused}");
+        let nonsense = reports(&pods[..1], Duration::from_secs(60)).await;
+        assert!(nonsense[0].answer.as_ref().expect_err("a list").contains("another version"));
+        assert_eq!(ready(address).await, Err("no certificate yet".to_owned()));
+    }
+}

@@ -1,0 +1,64 @@
+//! Owns everything that is printed: data to standard output, talk to standard error. No other file prints.
+//!
+//! Tables and JSON are made in `output/table.rs` from the same rows; numbers get their units in `output/units.rs`.
+
+pub mod table;
+pub mod units;
+
+use std::io::{self, IsTerminal, Write};
+
+use crate::failure::{Exit, Failure};
+
+/// Moves the cursor home and clears what is below: a refresh without flicker.
+const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
+
+/// Where output goes.
+pub struct Printer {
+    out: Box<dyn Write>,
+    err: Box<dyn Write>,
+    terminal: bool,
+}
+
+impl Printer {
+    pub fn standard() -> Self {
+        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), terminal: io::stdout().is_terminal() }
+    }
+
+    #[cfg(test)]
+    pub fn to(out: Box<dyn Write>, err: Box<dyn Write>) -> Self {
+        Self { out, err, terminal: false }
+    }
+
+    /// Prints what was asked for, and flushes it.
+    pub fn data(&mut self, text: &str) -> Result<(), Failure> {
+        let newline = if text.ends_with('\n') { "" } else { "\n" };
+        write!(self.out, "{text}{newline}").and_then(|()| self.out.flush()).map_err(|e| Failure::output(&e))
+    }
+
+    /// Prints the next picture of something that changes: in place on a terminal, else one after the other.
+    pub fn refresh(&mut self, text: &str) -> Result<(), Failure> {
+        if self.terminal { self.data(&format!("{HOME_AND_CLEAR}{text}")) } else { self.data(text) }
+    }
+
+    /// Prints what a person should know and a script should not read.
+    pub fn note(&mut self, text: &str) {
+        // With standard error closed nobody is there to be told.
+        let _ = writeln!(self.err, "{text}");
+    }
+
+    pub fn failure(&mut self, failure: &Failure) {
+        self.note(&failure.to_string());
+    }
+
+    /// Prints help or the version (asked for, so to standard output), or what was wrong with the arguments.
+    pub fn usage(&mut self, usage: &clap::Error) -> Exit {
+        if usage.use_stderr() {
+            self.note(usage.to_string().trim_end());
+            return Exit::Usage;
+        }
+        match self.data(&usage.to_string()) {
+            Err(failure) if !failure.is_broken_pipe() => failure.exit(),
+            _ => Exit::Ok,
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Golden output of the whole command where no demo runs: standard output, standard error and exit code.
+
+use std::{
+    cell::RefCell,
+    io::{self, Write},
+    process::ExitCode,
+    rc::Rc,
+};
+
+use super::run;
+use crate::{demo::state::tests::Scratch, failure::Exit, output::Printer};
+
+#[derive(Clone, Default)]
+struct Captured(Rc<RefCell<Vec<u8>>>);
+
+impl Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Captured {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().clone()).expect("UTF-8")
+    }
+}
+
+struct BrokenPipe;
+
+impl Write for BrokenPipe {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Err(io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+/// Runs `line` with `DIR` replaced by `dir`: output, errors (with the directory as `DIR` again) and exit code.
+fn mesh(line: &str, dir: &str) -> (String, String, ExitCode) {
+    let (out, err) = (Captured::default(), Captured::default());
+    let mut printer = Printer::to(Box::new(out.clone()), Box::new(err.clone()));
+    let args = line.replace("DIR", dir);
+    let code = run(args.split_whitespace().map(Into::into), &mut printer);
+    (out.text(), err.text().replace(dir, "DIR"), code)
+}
+
+#[test]
+fn without_a_demo_every_command_says_so() {
+    let scratch = Scratch::new("golden-none");
+    let dir = scratch.join("none").display().to_string();
+    let golden = "error: no demo is running (looked in DIR)\nhint: start one with `mesh demo` in another terminal\n";
+    for line in [
+        "mesh --dir DIR stat",
+        "mesh --dir DIR stat svc/web -o json",
+        "mesh --dir DIR top --once",
+        "mesh --dir DIR top",
+        "mesh --dir DIR identity web-1",
+        "mesh --dir DIR demo status",
+        "mesh --dir DIR demo heal",
+        "mesh --dir DIR demo fault slow voting-2",
+    ] {
+        let (out, err, code) = mesh(line, &dir);
+        assert_eq!((out.as_str(), err.as_str(), code), ("", golden, Exit::NotInstalled.into()), "{line}");
+    }
+    assert!(!scratch.join("none").exists(), "looking leaves nothing behind");
+}
+
+#[test]
+fn usage_errors_say_what_to_write() {
+    for (line, part) in [
+        ("mesh stat nodes", "\"nodes\" is no kind that is measured; use deploy, pod or svc, as in deploy/web"),
+        ("mesh stat deploy/", "a name is missing after the slash"),
+        ("mesh stat -t 5s", "use 10s to 10m"),
+        ("mesh stat -t 60", "a duration needs a unit"),
+        ("mesh demo --subnet 10.0.0", "the demo stays on loopback; use 127.X.Y, such as 127.1.5"),
+        ("mesh stats", "a similar subcommand exists: 'stat'"),
+        ("mesh demo fault slow voting-2 --by 61s", "use at most 60s"),
+        ("mesh", "Usage: mesh"),
+    ] {
+        let (out, err, code) = mesh(line, "/x");
+        assert!(err.contains(part), "{line}: {err}");
+        assert_eq!((out.as_str(), code), ("", Exit::Usage.into()), "{line}");
+    }
+}
+
+#[test]
+fn help_and_version_go_to_standard_output() {
+    for (line, part) in [
+        ("mesh --help", "Exit codes: 0 done"),
+        ("mesh demo --help", "mesh demo fault slow voting-2 --by 1s"),
+        ("mesh stat -h", "KIND[/NAME]"),
+        ("mesh version", concat!("Client version: ", env!("CARGO_PKG_VERSION"), "\n")),
+        ("mesh --version", concat!("mesh ", env!("CARGO_PKG_VERSION"), "\n")),
+    ] {
+        let (out, err, code) = mesh(line, "/x");
+        assert!(out.contains(part), "{line}: {out}");
+        assert_eq!((err.as_str(), code), ("", Exit::Ok.into()), "{line}");
+    }
+    let (help, _, _) = mesh("mesh --help", "/x");
+    assert!(!help.contains("\n  run "), "what the demo uses itself is not shown: {help}");
+}
+
+#[test]
+fn a_reader_that_went_away_is_no_error() {
+    for line in ["mesh version", "mesh --help"] {
+        let err = Captured::default();
+        let mut printer = Printer::to(Box::new(BrokenPipe), Box::new(err.clone()));
+        let code = run(line.split_whitespace().map(Into::into), &mut printer);
+        assert_eq!((err.text().as_str(), code), ("", Exit::Ok.into()), "{line}");
+    }
+}
+
+#[test]
+fn a_directory_of_somebody_else_is_refused() {
+    let scratch = Scratch::new("golden-foreign");
+    let file = scratch.join("file");
+    std::fs::write(&file, "mine").expect("write");
+    let (out, err, code) = mesh("mesh demo --dir DIR", &file.display().to_string());
+    let golden = "error: DIR is there already, and it is not a directory of yours\nhint: choose another place with `--dir DIR`\n";
+    assert_eq!((out.as_str(), err.as_str(), code), ("", golden, Exit::Error.into()));
+}

@@ -1,0 +1,86 @@
+//! Owns what is in force but not quite as written: values that the mesh does not know, and what it does instead.
+//! Pure: a [`World`] in, sentences for the operator out. Served at the admin port's `/errors`; a Kubernetes source will
+//! write them as status conditions.
+
+use lacewing_crds::{Kind, ObjectKey};
+use lacewing_identity::TrustDomain;
+use serde::Serialize;
+
+use crate::{destination::Protocol, endpoints, policy, world::World};
+
+/// Most warnings that are listed at a time.
+pub const WARNINGS_MAX: usize = 1_000;
+
+/// Something that the mesh cannot honour as written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Warning {
+    /// `Service emojivoto/voting`.
+    pub object: String,
+    pub message: String,
+}
+
+/// Everything that cannot be honoured as written, at most [`WARNINGS_MAX`].
+pub fn warnings(world: &World, trust_domain: &TrustDomain) -> Vec<Warning> {
+    services(world).chain(pods(world, trust_domain)).take(WARNINGS_MAX).collect()
+}
+
+fn services(world: &World) -> impl Iterator<Item = Warning> {
+    world.services().flat_map(|(name, service)| {
+        let object = ObjectKey { kind: Kind::Service, name: name.clone() }.to_string();
+        service.tcp_ports().filter_map(move |port| {
+            let unknown = port.app_protocol.as_deref().filter(|given| Protocol::declared(Some(given)).is_none())?;
+            let message = format!(
+                "port {}: the mesh does not know the appProtocol {unknown:?} and detects what is spoken; it knows http, \
+                 kubernetes.io/h2c, grpc, tcp and lacewing.dev/opaque",
+                port.port
+            );
+            Some(Warning { object: object.clone(), message })
+        })
+    })
+}
+
+fn pods(world: &World, trust_domain: &TrustDomain) -> impl Iterator<Item = Warning> {
+    world.pods().flat_map(|(name, pod)| {
+        let object = ObjectKey { kind: Kind::Pod, name: name.clone() }.to_string();
+        let mode = policy::mode(world, name, pod).err().map(|bad| format!("{bad}; it counts as strict"));
+        let left_out = endpoints::why_left_out(trust_domain, name, pod);
+        mode.into_iter().chain(left_out).map(move |message| Warning { object: object.clone(), message })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use lacewing_crds::{Name, Object, labels};
+
+    use super::*;
+    use crate::world::tests::world;
+
+    const CLUSTER: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: a}
+spec: {ports: [{name: a, port: 80, appProtocol: http}, {name: b, port: 81, appProtocol: soap}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: a}
+";
+
+    #[test]
+    fn warns_of_what_is_not_honoured_and_of_nothing_else() {
+        let domain = TrustDomain::parse("cluster.local").unwrap();
+        let mut world = world(CLUSTER);
+        let found = warnings(&world, &domain);
+        assert_eq!((found.len(), found[0].object.as_str()), (1, "Service a/web"));
+        assert!(found[0].message.contains("port 81") && found[0].message.contains("\"soap\""), "{found:?}");
+
+        let mut pod = world.pod(&Name::new("a", "web-1")).unwrap().clone();
+        pod.metadata.annotations.insert(labels::INBOUND.into(), "closed".into());
+        pod.metadata.annotations.insert(labels::PROXY_VERSION.into(), "v1".into());
+        pod.metadata.annotations.insert(labels::PROXY_ADDRESS.into(), "here".into());
+        world.apply(Object::Pod(pod));
+        let found: Vec<String> = warnings(&world, &domain).into_iter().map(|warning| warning.message).collect();
+        assert_eq!(found.len(), 3);
+        assert!(found[1].contains("counts as strict") && found[2].contains("not ip:port"), "{found:?}");
+    }
+}

@@ -1,0 +1,171 @@
+//! Owns the meaning of an outbound target: which Service and port `host:port` or `ip:port` names, seen from one
+//! namespace, and what protocol the port declares. Pure: a [`World`] in, an answer out.
+//!
+//! It refuses to guess: a name that is nothing is answered with the reason and the nearest name, never with something
+//! similar. The endpoints behind the answer are `endpoints`' business.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lacewing_crds::{Name, Service, ServicePort, labels};
+
+use crate::{nearest::nearest, world::World};
+
+/// The domain under which Services have names.
+pub const CLUSTER_DOMAIN: &str = "cluster.local";
+/// Longest target, in bytes: a DNS name (RFC 1035 §2.3.4), a dot, a colon and a port.
+pub const TARGET_BYTES_MAX: usize = 255 + 1 + 6;
+/// Most ports that an answer lists.
+const LISTED_MAX: usize = 20;
+
+/// What an outbound target is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Target {
+    Service {
+        backend: Backend,
+        protocol: Protocol,
+    },
+    /// Nothing of that name: the reason, in words for an operator.
+    NotFound(String),
+}
+
+/// A port of a Service: what endpoints are found for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Backend {
+    pub namespace: String,
+    pub service: String,
+    pub port: u16,
+}
+
+impl Backend {
+    pub fn service_name(&self) -> Name {
+        Name::new(&self.namespace, &self.service)
+    }
+}
+
+/// What a port declares to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Nothing is declared: the proxy finds out.
+    Detect,
+    Http,
+    Http2,
+    Opaque,
+}
+
+impl Protocol {
+    /// What an `appProtocol` declares; none if the mesh does not know it.
+    pub fn declared(app_protocol: Option<&str>) -> Option<Self> {
+        match app_protocol.unwrap_or_default() {
+            "" => Some(Self::Detect),
+            "http" => Some(Self::Http),
+            "kubernetes.io/h2c" | "grpc" => Some(Self::Http2),
+            labels::OPAQUE | "tcp" => Some(Self::Opaque),
+            _ => None,
+        }
+    }
+
+    /// What a port speaks. Detection is right for what the mesh does not know: it carries any bytes.
+    pub fn of(app_protocol: Option<&str>) -> Self {
+        Self::declared(app_protocol).unwrap_or(Self::Detect)
+    }
+}
+
+/// Finds what `target` names for a client in `namespace`.
+pub fn resolve(world: &World, namespace: &str, target: &str) -> Target {
+    find(world, namespace, target).unwrap_or_else(Target::NotFound)
+}
+
+fn find(world: &World, namespace: &str, target: &str) -> Result<Target, String> {
+    let (host, port) = parse(target)?;
+    let (name, service) = match host {
+        Host::Ip(ip) => world.service_by_ip(ip).ok_or_else(|| format!("no Service has the address {ip}"))?,
+        Host::Name(host) => by_name(world, namespace, &host)?,
+    };
+    if service.spec.kind.as_deref() == Some("ExternalName") {
+        let elsewhere = service.spec.external_name.as_deref().unwrap_or("nothing");
+        return Err(format!("Service {name} only stands for the external name {elsewhere}: connect there"));
+    }
+    let found = service.tcp_ports().find(|candidate| candidate.port == port);
+    let found = found.ok_or_else(|| format!("Service {name} has no TCP port {port}, only {}", ports(service)))?;
+    Ok(Target::Service {
+        backend: Backend { namespace: name.namespace.clone(), service: name.name.clone(), port },
+        protocol: Protocol::of(found.app_protocol.as_deref()),
+    })
+}
+
+enum Host {
+    Ip(IpAddr),
+    /// Lower case, without the dot at the end.
+    Name(String),
+}
+
+fn parse(target: &str) -> Result<(Host, u16), String> {
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(format!("the target is longer than {TARGET_BYTES_MAX} bytes"));
+    }
+    let malformed = || format!("{target:?} is not host:port with a port from 1 to 65535");
+    if let Ok(address) = target.parse::<SocketAddr>() {
+        let port = Some(address.port()).filter(|port| *port != 0).ok_or_else(malformed)?;
+        // An IPv4 address in IPv6 clothes is still that address.
+        return Ok((Host::Ip(address.ip().to_canonical()), port));
+    }
+    let (host, port) = target.rsplit_once(':').ok_or_else(malformed)?;
+    // `parse` takes a plus sign; a port has none.
+    let digits = !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let port = port.parse::<u16>().ok().filter(|port| digits && *port != 0).ok_or_else(malformed)?;
+    let host = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
+    if host.is_empty() || host.split('.').any(str::is_empty) || host.contains(':') {
+        return Err(malformed());
+    }
+    Ok((Host::Name(host), port))
+}
+
+/// The Service of a DNS name: `svc`, `svc.ns`, `svc.ns.svc`, `svc.ns.svc.cluster.local`.
+fn by_name<'w>(world: &'w World, client: &str, host: &str) -> Result<(&'w Name, &'w Service), String> {
+    let short = host.strip_suffix(CLUSTER_DOMAIN).and_then(|rest| rest.strip_suffix('.')).unwrap_or(host);
+    let labels: Vec<&str> = short.split('.').collect();
+    let qualified = short.len() != host.len();
+    let (service, namespace) = match labels[..] {
+        [service] if !qualified => (service, client),
+        [service, namespace] if !qualified => (service, namespace),
+        [service, namespace, "svc"] => (service, namespace),
+        [_, _, _, "svc"] => return Err(format!("{host} names one pod of a Service; the mesh balances over all of them")),
+        _ => return Err(format!("{host} is no name of a Service: write service.namespace or service.namespace.svc.{CLUSTER_DOMAIN}")),
+    };
+    let name = Name::new(namespace, service);
+    world.service_entry(&name).ok_or_else(|| no_service(world, &name))
+}
+
+fn no_service(world: &World, name: &Name) -> String {
+    let Name { namespace, name } = name;
+    let here = world.services().filter(|(other, _)| other.namespace == *namespace).map(|(other, _)| other.name.as_str());
+    if let Some(meant) = nearest(name, here) {
+        return format!("no Service {name} in namespace {namespace}; did you mean {meant}?");
+    }
+    if let Some((elsewhere, _)) = world.services().find(|(other, _)| other.name == *name) {
+        return format!("no Service {name} in namespace {namespace}; there is one in {}: write {name}.{}", elsewhere.namespace, elsewhere.namespace);
+    }
+    let namespaces = world.services().map(|(other, _)| other.namespace.as_str());
+    if world.services().all(|(other, _)| other.namespace != *namespace)
+        && let Some(meant) = nearest(namespace, namespaces)
+    {
+        return format!("no Service {name} in namespace {namespace}; did you mean the namespace {meant}?");
+    }
+    format!("no Service {name} in namespace {namespace}")
+}
+
+fn ports(service: &Service) -> String {
+    let one = |port: &ServicePort| match port.name.as_deref() {
+        Some(name) if !name.is_empty() => format!("{} ({name})", port.port),
+        _ => port.port.to_string(),
+    };
+    let listed: Vec<String> = service.tcp_ports().take(LISTED_MAX).map(one).collect();
+    match service.tcp_ports().count() {
+        0 => "ports of other protocols or none".to_owned(),
+        all if all > LISTED_MAX => format!("{} and {} more", listed.join(", "), all - LISTED_MAX),
+        _ => listed.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,212 @@
+//! Owns reading one manifest file: YAML documents in, checked objects out, or the one error that matters most with its
+//! line and column. Nothing in a file is skipped in silence: unknown kinds, unknown fields and bad values are errors.
+//! Which file it is, and what stays in force after an error, is `directory`'s business.
+
+use lacewing_crds::{EndpointSlice, Kind, Namespace, Object, Pod, Service};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_yaml::Spanned;
+
+use super::{
+    fields,
+    locate::{self, Step},
+    validate::validate,
+};
+use crate::nearest::nearest;
+
+/// Most documents in one file.
+pub const DOCUMENTS_MAX: usize = 10_000;
+/// Longest value from a file, in bytes, that an error repeats.
+const QUOTED_MAX: usize = 120;
+
+/// An object and the line, from 1, on which its document starts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Parsed {
+    pub object: Object,
+    pub line: u64,
+}
+
+/// Why a file is refused, and where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ManifestError {
+    /// From 1; absent only where the error concerns the whole file.
+    pub line: Option<u64>,
+    pub column: Option<u64>,
+    pub cause: String,
+}
+
+/// Reads every document of a file.
+///
+/// # Errors
+/// The first error in the file.
+pub fn parse(text: &str) -> Result<Vec<Parsed>, ManifestError> {
+    let mut objects: Vec<Parsed> = Vec::new();
+    for (count, document) in documents(text).enumerate() {
+        if count == DOCUMENTS_MAX {
+            let cause = format!("more than {DOCUMENTS_MAX} documents: split the file");
+            return Err(document.error(None, cause));
+        }
+        if let Some(object) = document.read()? {
+            objects.push(Parsed { object, line: document.first_line + 1 });
+        }
+    }
+    Ok(objects)
+}
+
+/// The documents of a file that hold more than comments. A marker can stand nowhere but at the start of a line
+/// (YAML 1.2.2 §9.1.2), so lines are enough to find them.
+fn documents(text: &str) -> impl Iterator<Item = Document<'_>> {
+    let mut rest = Some((0, text));
+    std::iter::from_fn(move || {
+        let (first_line, text) = rest?;
+        let mut at = 0;
+        for (number, line) in text.split_inclusive('\n').enumerate() {
+            if number > 0 && is_marker(line) {
+                rest = Some((first_line + number as u64, &text[at..]));
+                return Some(Document { first_line, text: &text[..at] });
+            }
+            at += line.len();
+        }
+        rest = None;
+        Some(Document { first_line, text })
+    })
+    .filter(|document| !document.is_blank())
+}
+
+fn is_marker(line: &str) -> bool {
+    line.strip_prefix("---").is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+}
+
+/// One document of a file.
+struct Document<'a> {
+    /// Lines of the file before this document.
+    first_line: u64,
+    text: &'a str,
+}
+
+/// What every object says about itself.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Head {
+    api_version: Option<Spanned<String>>,
+    kind: Option<Spanned<String>>,
+}
+
+impl Document<'_> {
+    fn is_blank(&self) -> bool {
+        self.text.lines().all(|line| {
+            let line = line.trim();
+            line.is_empty() || line.starts_with('#') || line == "---" || line == "..."
+        })
+    }
+
+    /// The document's object; none for an explicit `null`.
+    fn read(&self) -> Result<Option<Object>, ManifestError> {
+        let head: Option<Head> = serde_yaml::from_str(self.text).map_err(|e| self.broken(&e))?;
+        let Some(head) = head else { return Ok(None) };
+        let kind = self.kind(&head)?;
+        let object = match kind {
+            Kind::Namespace => Object::Namespace(self.typed::<Namespace>(kind)?),
+            Kind::Pod => Object::Pod(self.typed::<Pod>(kind)?),
+            Kind::Service => Object::Service(self.typed::<Service>(kind)?),
+            Kind::EndpointSlice => Object::EndpointSlice(self.typed::<EndpointSlice>(kind)?),
+        };
+        validate(&object).map_err(|(path, why)| self.error(locate::locate(self.text, &path), why))?;
+        Ok(Some(object))
+    }
+
+    fn kind(&self, head: &Head) -> Result<Kind, ManifestError> {
+        let kinds = Kind::ALL.map(Kind::as_str).join(", ");
+        let Some(name) = &head.kind else {
+            return Err(self.error(None, format!("`kind` is missing: one of {kinds}")));
+        };
+        let at = |value: &Spanned<String>| Some((value.referenced.line(), value.referenced.column()));
+        let Some(kind) = Kind::from_name(&name.value) else {
+            let cause = format!("the mesh reads no objects of kind {:?}, only {kinds}", clip(&name.value));
+            return Err(self.error(at(name), cause));
+        };
+        match &head.api_version {
+            Some(version) if version.value == kind.api_version() => Ok(kind),
+            Some(version) => {
+                let cause = format!("{kind} is read as {}, not {:?}", kind.api_version(), clip(&version.value));
+                Err(self.error(at(version), cause))
+            }
+            None => Err(self.error(None, format!("`apiVersion` is missing: {} for a {kind}", kind.api_version()))),
+        }
+    }
+
+    /// Reads the document as `T`, and refuses fields that neither `T` nor Kubernetes knows.
+    fn typed<T: DeserializeOwned>(&self, kind: Kind) -> Result<T, ManifestError> {
+        let mut ignored = Vec::new();
+        let read = serde_yaml::with_deserializer_from_str(self.text, |deserializer| {
+            serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)))
+        });
+        let object = read.map_err(|e| self.broken(&e))?;
+        let unknown = ignored.into_iter().find_map(|path| Some((unknown_field(kind, &path)?, path)));
+        match unknown {
+            Some((cause, path)) => Err(self.error(locate::locate(self.text, &path), cause)),
+            None => Ok(object),
+        }
+    }
+
+    /// An error of the YAML reader.
+    fn broken(&self, error: &serde_yaml::Error) -> ManifestError {
+        let at = error.location().filter(|at| at.line() > 0).map(|at| (at.line(), at.column()));
+        let message = error.without_snippet().to_string();
+        // The reader puts the position into its message; we say it once, counted in the whole file.
+        let cause = message.lines().next().unwrap_or_default().to_owned();
+        self.error(at, strip_position(&cause).to_owned())
+    }
+
+    /// An error at a place in this document; at the document's first line if no place is known.
+    fn error(&self, at: Option<(u64, u64)>, cause: String) -> ManifestError {
+        let (line, column) = at.unwrap_or((1, 1));
+        ManifestError { line: Some(self.first_line + line), column: Some(column), cause }
+    }
+}
+
+/// Why the field at `path`, which no slim type reads, is a mistake; none if Kubernetes knows it.
+fn unknown_field(kind: Kind, path: &[Step]) -> Option<String> {
+    let names: Vec<&str> = path.iter().filter_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None }).collect();
+    let (leaf, parent) = names.split_last()?;
+    let known = fields::below(kind, parent);
+    if known.contains(leaf) {
+        return None;
+    }
+    let meant = nearest(leaf, known.iter().copied()).map(|name| format!("; did you mean {name}?"));
+    Some(format!("unknown field {:?}{}", clip(&locate::display(path)), meant.unwrap_or_default()))
+}
+
+fn steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
+    use serde_ignored::Path;
+    let (mut steps, step) = match path {
+        Path::Root => return Vec::new(),
+        Path::Seq { parent, index } => (self::steps(parent), Step::Index(*index)),
+        Path::Map { parent, key } => (self::steps(parent), Step::Key(key.clone())),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            return self::steps(parent);
+        }
+    };
+    steps.push(step);
+    steps
+}
+
+/// Takes the reader's own `line 1, column 2` off its message.
+fn strip_position(message: &str) -> &str {
+    let end = [" at line ", " (line ", ", line "].iter().filter_map(|mark| message.rfind(mark)).min();
+    let stripped = end.map_or(message, |end| &message[..end]);
+    match stripped.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
+        Some((position, rest)) if position.bytes().all(|b| !b.is_ascii_alphabetic() || position.contains("column")) => rest,
+        _ => stripped,
+    }
+}
+
+fn clip(value: &str) -> &str {
+    let mut end = value.len().min(QUOTED_MAX);
+    while !value.is_char_boundary(end) {
+        end -= 1;
+    }
+    &value[..end]
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,135 @@
+//! Files as people write them, right and wrong; each wrong one must be refused with its place and a useful cause.
+
+use super::*;
+
+const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata:\n  name: web-1\n";
+
+fn refused(text: &str) -> (u64, u64, String) {
+    let error = parse(text).expect_err(text);
+    (error.line.unwrap(), error.column.unwrap(), error.cause)
+}
+
+#[test]
+fn reads_documents_and_counts_their_lines() {
+    let text = format!("# head\n---\n{POD}---\n# nothing\n---\nnull\n--- # next\n{}", POD.replace("web-1", "web-2"));
+    let parsed = parse(&text).unwrap();
+    let found: Vec<_> = parsed.iter().map(|p| (p.line, p.object.metadata().name.as_str())).collect();
+    assert_eq!(found, [(2, "web-1"), (11, "web-2")]);
+    assert_eq!(parse(""), Ok(vec![]));
+    assert_eq!(parse("---\n---\n...\n"), Ok(vec![]));
+}
+
+#[test]
+fn a_document_marker_inside_a_text_is_text() {
+    let text = format!("{POD}  annotations:\n    note: |\n      ---\n      kind: Nonsense\n");
+    assert_eq!(parse(&text).unwrap().len(), 1);
+}
+
+#[test]
+fn fields_of_kubernetes_that_the_mesh_does_not_read_pass() {
+    let text = format!(
+        "{POD}  creationTimestamp: null\n  managedFields: [{{manager: x}}]\nspec:\n  volumes: [{{name: v, anything: 1}}]\n  \
+         containers:\n  - name: a\n    image: x\n    env: [{{name: A, value: b}}]\n    livenessProbe: {{tcpSocket: {{port: 1}}}}\n    \
+         ports: [{{containerPort: 80, hostPort: 80}}]\nstatus:\n  qosClass: Burstable\n  conditions: [{{type: Ready, status: 'True', reason: x}}]\n"
+    );
+    assert_eq!(parse(&text).unwrap().len(), 1);
+}
+
+#[test]
+fn unknown_fields_are_refused_where_they_stand() {
+    for (below, line, column, cause) in [
+        ("spec:\n  conatiners: []\n", 6, 3, "unknown field \"spec.conatiners\"; did you mean containers?"),
+        ("spec:\n  containers:\n  - name: a\n    prots: []\n", 8, 5, "unknown field \"spec.containers[0].prots\"; did you mean ports?"),
+        ("spce: {}\n", 5, 1, "unknown field \"spce\"; did you mean spec?"),
+        ("  lables: {a: b}\n", 5, 3, "unknown field \"metadata.lables\"; did you mean labels?"),
+        ("status:\n  podIp: 10.0.0.1\n", 6, 3, "unknown field \"status.podIp\"; did you mean podIP?"),
+        ("spec:\n  somethingElse: 1\n", 6, 3, "unknown field \"spec.somethingElse\""),
+    ] {
+        // A document before it must not shift the place.
+        let text = format!("{}---\n{POD}{below}", POD.replace("web-1", "web-0"));
+        assert_eq!(refused(&text), (line + 5, column, cause.to_owned()), "{below}");
+    }
+}
+
+#[test]
+fn kinds_and_versions_are_refused_by_name() {
+    for (text, line, part) in [
+        ("kind: Deployment\napiVersion: apps/v1\n", 1, "\"Deployment\", only Namespace, Pod, Service, EndpointSlice"),
+        ("kind: pod\napiVersion: v1\n", 1, "\"pod\""),
+        ("apiVersion: v1\n", 1, "`kind` is missing"),
+        ("kind: Pod\n", 1, "`apiVersion` is missing: v1 for a Pod"),
+        ("kind: EndpointSlice\napiVersion: v1\n", 2, "read as discovery.k8s.io/v1, not \"v1\""),
+        ("just text\n", 1, ""),
+        ("- a\n- b\n", 1, ""),
+    ] {
+        let (found, _, cause) = refused(text);
+        assert!(found == line && cause.contains(part), "{text}: {found} {cause}");
+    }
+}
+
+#[test]
+fn broken_yaml_is_refused_where_it_breaks() {
+    for (below, line) in [
+        ("spec: [\n", 6),
+        ("spec:\n  hostNetwork: perhaps\n", 6),
+        ("spec:\n  containers: {}\n", 6),
+        ("spec:\n  containers:\n  - ports: [{containerPort: 70000}]\n", 7),
+        ("spec: {}\nspec: {}\n", 6),
+        ("status: {podIP: 10.0.0.300}\n", 5),
+        ("\tspec: {}\n", 5),
+    ] {
+        let (found, _, cause) = refused(&format!("{POD}{below}"));
+        assert!(found.abs_diff(line) <= 1, "{below:?}: line {found}, {cause}");
+        assert!(!cause.is_empty() && !cause.contains('\n') && !cause.contains("line "), "{cause}");
+    }
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused_where_they_stand() {
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  ports:\n";
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a";
+    for (text, line, part) in [
+        (format!("{POD}  annotations:\n    config.lacewing.dev/inbound: Strict\n"), 6, "permissive or strict"),
+        (format!("{POD}  annotations:\n    lacewing.dev/inject: 'true'\n"), 6, "enabled, disabled or ingress"),
+        (format!("{POD}  annotations:\n    lacewing.dev/injcet: enabled\n"), 6, "did you mean lacewing.dev/inject?"),
+        (format!("{POD}  annotations:\n    lacewing.dev/proxy-address: 127.0.0.1\n"), 6, "not ip:port"),
+        (format!("{POD}  namespace: Prod\n"), 5, "\"Prod\" is no name"),
+        ("kind: Pod\napiVersion: v1\n".to_owned(), 1, "metadata.name is missing"),
+        ("kind: Namespace\napiVersion: v1\nmetadata: {name: a.b}\n".to_owned(), 3, "\"a.b\" is no name"),
+        ("kind: Namespace\napiVersion: v1\nmetadata: {name: a, namespace: b}\n".to_owned(), 3, "in no namespace"),
+        (format!("{POD}spec: {{containers: [{{ports: [{{containerPort: 0}}]}}]}}\n"), 5, "from 1 to 65535"),
+        (format!("{service}  - port: 0\n"), 6, "from 1 to 65535"),
+        (format!("{service}  - {{port: 80, name: a}}\n  - {{port: 80, name: b}}\n"), 7, "twice"),
+        (format!("{service}  - {{port: 80, name: a}}\n  - {{port: 81}}\n"), 5, "needs a name"),
+        (format!("{service}  - {{port: 80, name: a}}\n  - {{port: 81, name: a}}\n"), 7, "two ports are named"),
+        (format!("{slice}}}\naddressType: IPv4\n"), 3, "kubernetes.io/service-name is missing"),
+        (
+            format!("{slice}, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nendpoints: [{{addresses: [web]}}]\n"),
+            5,
+            "\"web\" is no IPv4 address",
+        ),
+    ] {
+        let (found, _, cause) = refused(&text);
+        assert!(found == line && cause.contains(part), "{text}: line {found}: {cause}");
+    }
+}
+
+#[test]
+fn a_file_that_multiplies_itself_is_refused() {
+    let mut bomb = String::from("a: &a [x, x, x, x, x, x, x, x, x]\n");
+    for (last, next) in ('a'..'j').zip('b'..='j') {
+        bomb.push_str(&format!("{next}: &{next} [*{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}, *{last}]\n"));
+    }
+    parse(&format!("kind: Pod\napiVersion: v1\n{bomb}")).unwrap_err();
+    let many = "---\nx: y\n".repeat(DOCUMENTS_MAX + 2);
+    assert!(refused(&many).2.contains("`kind` is missing"));
+    parse(&"[".repeat(100_000)).unwrap_err();
+}
+
+#[test]
+fn text_that_no_one_meant_never_panics() {
+    for text in ["\u{feff}", "\0", "&a *a", "? ", "!!binary x", "%YAML 1.1\n---\nkind: Pod", "<<: {}", "{kind: [Pod]}", "'", "|"] {
+        let _ = parse(text);
+        let _ = parse(&format!("{POD}{text}"));
+    }
+}

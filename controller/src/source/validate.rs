@@ -1,0 +1,159 @@
+//! Owns the checks that an API server would have made on an object: names, ports, addresses, and the values of the
+//! mesh's own annotations. A directory has nobody else to make them. What cannot be honoured is refused here, so that
+//! nothing after the source has to guess.
+
+use std::net::{IpAddr, SocketAddr};
+
+use lacewing_crds::{
+    AddressType, EndpointSlice, Kind, Object, ObjectMeta, Pod, Service,
+    labels::{self, InboundMode, Inject},
+};
+
+use super::locate::Step;
+use crate::nearest::nearest;
+
+/// Longest name of a Namespace, Service or other DNS label (RFC 1123).
+const LABEL_MAX: usize = 63;
+/// Longest name of any other object (a DNS subdomain, RFC 1123).
+const SUBDOMAIN_MAX: usize = 253;
+
+/// Where in the object the error is, and what it is.
+type Invalid = (Vec<Step>, String);
+
+macro_rules! at {
+    ($($step:expr),*) => { vec![$(Step::from($step)),*] };
+}
+
+/// Checks one object.
+///
+/// # Errors
+/// The first thing that is wrong.
+pub fn validate(object: &Object) -> Result<(), Invalid> {
+    metadata(object.kind(), object.metadata())?;
+    annotations(object.metadata())?;
+    match object {
+        Object::Namespace(_) => Ok(()),
+        Object::Pod(pod) => self::pod(pod),
+        Object::Service(service) => self::service(service),
+        Object::EndpointSlice(slice) => self::slice(slice),
+    }
+}
+
+fn metadata(kind: Kind, metadata: &ObjectMeta) -> Result<(), Invalid> {
+    if metadata.name.is_empty() {
+        return Err((at!["metadata"], "metadata.name is missing".to_owned()));
+    }
+    let label = matches!(kind, Kind::Namespace | Kind::Service);
+    name(&metadata.name, label).map_err(|why| (at!["metadata", "name"], why))?;
+    match metadata.namespace.as_deref() {
+        Some(namespace) if kind == Kind::Namespace => {
+            let why = format!("a Namespace is in no namespace, but metadata.namespace is {namespace:?}");
+            Err((at!["metadata", "namespace"], why))
+        }
+        None | Some("") => Ok(()),
+        Some(namespace) => name(namespace, true).map_err(|why| (at!["metadata", "namespace"], why)),
+    }
+}
+
+/// Checks a DNS label, or a DNS subdomain: labels between dots.
+fn name(name: &str, label: bool) -> Result<(), String> {
+    let max = if label { LABEL_MAX } else { SUBDOMAIN_MAX };
+    let edge = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let good = |part: &str| {
+        part.bytes().next().is_some_and(edge)
+            && part.bytes().last().is_some_and(edge)
+            && part.bytes().all(|byte| edge(byte) || byte == b'-')
+    };
+    let shaped = if label { good(name) } else { name.split('.').all(good) };
+    if shaped && name.len() <= max {
+        return Ok(());
+    }
+    let dots = if label { "" } else { ", dots" };
+    Err(format!("{name:?} is no name: at most {max} lower-case letters, digits, dashes{dots}; a letter or digit at both ends"))
+}
+
+fn annotations(metadata: &ObjectMeta) -> Result<(), Invalid> {
+    for (key, value) in &metadata.annotations {
+        let checked = match key.as_str() {
+            labels::INJECT => value.parse::<Inject>().map(drop).map_err(|e| e.to_string()),
+            labels::INBOUND => value.parse::<InboundMode>().map(drop).map_err(|e| e.to_string()),
+            labels::PROXY_ADDRESS => proxy_address(value),
+            labels::PROXY_VERSION if value.is_empty() => Err(format!("{key} is empty: write the proxy's version")),
+            known if labels::ANNOTATIONS.contains(&known) => Ok(()),
+            own if labels::OWN_PREFIXES.iter().any(|prefix| own.starts_with(prefix)) => Err(unknown_annotation(own)),
+            _ => Ok(()),
+        };
+        checked.map_err(|why| (at!["metadata", "annotations", key.as_str()], why))?;
+    }
+    Ok(())
+}
+
+fn proxy_address(value: &str) -> Result<(), String> {
+    let address = value.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
+    address.map(drop).ok_or_else(|| format!("{}: {value:?} is not ip:port", labels::PROXY_ADDRESS))
+}
+
+fn unknown_annotation(key: &str) -> String {
+    let meant = nearest(key, labels::ANNOTATIONS).map(|known| format!("; did you mean {known}?"));
+    format!("{key} is no annotation of the mesh{}", meant.unwrap_or_default())
+}
+
+fn pod(pod: &Pod) -> Result<(), Invalid> {
+    name(pod.service_account(), false).map_err(|why| (at!["spec", "serviceAccountName"], why))?;
+    for (list, containers) in [("containers", &pod.spec.containers), ("initContainers", &pod.spec.init_containers)] {
+        for (c, container) in containers.iter().enumerate() {
+            if let Some(p) = container.ports.iter().position(|port| port.container_port == 0) {
+                let path = at!["spec", list, c, "ports", p, "containerPort"];
+                return Err((path, "a container port is from 1 to 65535".to_owned()));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn service(service: &Service) -> Result<(), Invalid> {
+    let ports = &service.spec.ports;
+    for (p, port) in ports.iter().enumerate() {
+        if port.port == 0 {
+            return Err((at!["spec", "ports", p, "port"], "a port is from 1 to 65535".to_owned()));
+        }
+        if ports[..p].iter().any(|other| other.port == port.port && other.protocol == port.protocol) {
+            return Err((at!["spec", "ports", p, "port"], format!("port {} is there twice", port.port)));
+        }
+        if ports.len() > 1 && port.name.as_deref().is_none_or(str::is_empty) {
+            return Err((at!["spec", "ports", p], "with several ports, each needs a name".to_owned()));
+        }
+        if ports[..p].iter().any(|other| other.name == port.name) {
+            let name = port.name.as_deref().unwrap_or_default();
+            return Err((at!["spec", "ports", p, "name"], format!("two ports are named {name:?}")));
+        }
+    }
+    Ok(())
+}
+
+fn slice(slice: &EndpointSlice) -> Result<(), Invalid> {
+    let label = labels::SERVICE_NAME;
+    let Some(service) = slice.service() else {
+        return Err((at!["metadata"], format!("the label {label} is missing: whose endpoints are these?")));
+    };
+    name(service, true).map_err(|why| (at!["metadata", "labels", label], format!("{label}: {why}")))?;
+    if let Some(p) = slice.ports.iter().position(|port| port.port == Some(0)) {
+        return Err((at!["ports", p, "port"], "a port is from 1 to 65535".to_owned()));
+    }
+    for (e, endpoint) in slice.endpoints.iter().enumerate() {
+        for (a, address) in endpoint.addresses.iter().enumerate() {
+            self::address(slice.address_type, address).map_err(|why| (at!["endpoints", e, "addresses", a], why))?;
+        }
+    }
+    Ok(())
+}
+
+fn address(kind: AddressType, address: &str) -> Result<(), String> {
+    let parsed = address.parse::<IpAddr>().ok();
+    match kind {
+        AddressType::IPv4 if parsed.is_some_and(|ip| ip.is_ipv4()) => Ok(()),
+        AddressType::IPv6 if parsed.is_some_and(|ip| ip.is_ipv6()) => Ok(()),
+        AddressType::Fqdn => Err("the mesh resolves no host names: addressType must be IPv4 or IPv6".to_owned()),
+        AddressType::IPv4 | AddressType::IPv6 => Err(format!("{address:?} is no {kind:?} address, as addressType says")),
+    }
+}

@@ -1,0 +1,182 @@
+//! Owns the cluster in memory: typed stores keyed by (namespace, name), and the lookups that resolution needs.
+//!
+//! It does no I/O, knows no time and runs no task: a source applies and removes objects, everything after it reads.
+//! What an object *means* is decided in `destination`, `endpoints` and `policy`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    hash::Hash,
+    net::IpAddr,
+};
+
+use lacewing_crds::{EndpointSlice, Kind, Name, Namespace, Object, ObjectKey, Pod, Service, TargetRef};
+
+/// The cluster, as the source last reported it.
+#[derive(Default)]
+pub struct World {
+    namespaces: BTreeMap<Name, Namespace>,
+    pods: BTreeMap<Name, Pod>,
+    services: BTreeMap<Name, Service>,
+    slices: BTreeMap<Name, EndpointSlice>,
+    slices_by_service: Lookup<Name>,
+    pods_by_ip: Lookup<IpAddr>,
+    services_by_ip: Lookup<IpAddr>,
+}
+
+impl World {
+    /// Adds the object, or replaces the one of the same key.
+    pub fn apply(&mut self, object: Object) {
+        let ObjectKey { kind, name } = object.key();
+        self.remove(&ObjectKey { kind, name: name.clone() });
+        match object {
+            Object::Namespace(namespace) => {
+                self.namespaces.insert(name, namespace);
+            }
+            Object::Pod(pod) => {
+                pod.ips().for_each(|ip| self.pods_by_ip.insert(ip, &name));
+                self.pods.insert(name, pod);
+            }
+            Object::Service(service) => {
+                service.cluster_ips().for_each(|ip| self.services_by_ip.insert(ip, &name));
+                self.services.insert(name, service);
+            }
+            Object::EndpointSlice(slice) => {
+                if let Some(service) = slice.service() {
+                    self.slices_by_service.insert(Name::new(&name.namespace, service), &name);
+                }
+                self.slices.insert(name, slice);
+            }
+        }
+    }
+
+    /// Removes the object, if there is one.
+    pub fn remove(&mut self, key: &ObjectKey) {
+        let name = &key.name;
+        match key.kind {
+            Kind::Namespace => {
+                self.namespaces.remove(name);
+            }
+            Kind::Pod => {
+                if let Some(pod) = self.pods.remove(name) {
+                    pod.ips().for_each(|ip| self.pods_by_ip.remove(&ip, name));
+                }
+            }
+            Kind::Service => {
+                if let Some(service) = self.services.remove(name) {
+                    service.cluster_ips().for_each(|ip| self.services_by_ip.remove(&ip, name));
+                }
+            }
+            Kind::EndpointSlice => {
+                if let Some(slice) = self.slices.remove(name)
+                    && let Some(service) = slice.service()
+                {
+                    self.slices_by_service.remove(&Name::new(&name.namespace, service), name);
+                }
+            }
+        }
+    }
+
+    pub fn namespace(&self, name: &str) -> Option<&Namespace> {
+        self.namespaces.get(&Name::new("", name))
+    }
+
+    pub fn pod(&self, name: &Name) -> Option<&Pod> {
+        self.pods.get(name)
+    }
+
+    pub fn service(&self, name: &Name) -> Option<&Service> {
+        self.services.get(name)
+    }
+
+    /// The Service with the name under which it is kept.
+    pub fn service_entry(&self, name: &Name) -> Option<(&Name, &Service)> {
+        self.services.get_key_value(name)
+    }
+
+    pub fn namespaces(&self) -> impl Iterator<Item = (&Name, &Namespace)> {
+        self.namespaces.iter()
+    }
+
+    pub fn pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
+        self.pods.iter()
+    }
+
+    pub fn services(&self) -> impl Iterator<Item = (&Name, &Service)> {
+        self.services.iter()
+    }
+
+    pub fn slices(&self) -> impl Iterator<Item = (&Name, &EndpointSlice)> {
+        self.slices.iter()
+    }
+
+    /// The slices of one Service, in the order of their names.
+    pub fn slices_of<'a>(&'a self, service: &Name) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
+        self.slices_by_service.get(service).filter_map(|name| self.slices.get(name))
+    }
+
+    /// The pods that have this address: several only on the host network.
+    pub fn pods_by_ip(&self, ip: IpAddr) -> impl Iterator<Item = (&Name, &Pod)> {
+        self.pods_by_ip.get(&ip).filter_map(|name| self.pods.get_key_value(name))
+    }
+
+    /// The Service that has this cluster address; the first by name if, for a moment, two have it.
+    pub fn service_by_ip(&self, ip: IpAddr) -> Option<(&Name, &Service)> {
+        self.services_by_ip.get(&ip).find_map(|name| self.services.get_key_value(name))
+    }
+
+    /// The pod that an endpoint of a slice in `namespace` points at. One that was deleted and made again under the
+    /// same name is another pod.
+    pub fn pod_of(&self, target: &TargetRef, namespace: &str) -> Option<(&Name, &Pod)> {
+        if target.kind != Kind::Pod.as_str() {
+            return None;
+        }
+        let namespace = target.namespace.as_deref().filter(|given| !given.is_empty()).unwrap_or(namespace);
+        let (name, pod) = self.pods.get_key_value(&Name::new(namespace, &target.name))?;
+        let same = match (&target.uid, &pod.metadata.uid) {
+            (Some(wanted), Some(found)) => wanted == found,
+            _ => true,
+        };
+        same.then_some((name, pod))
+    }
+
+    /// How many objects of the kind there are.
+    pub fn count(&self, kind: Kind) -> usize {
+        match kind {
+            Kind::Namespace => self.namespaces.len(),
+            Kind::Pod => self.pods.len(),
+            Kind::Service => self.services.len(),
+            Kind::EndpointSlice => self.slices.len(),
+        }
+    }
+}
+
+/// A secondary lookup: from a value that an object has to the names of all objects that have it.
+struct Lookup<K>(HashMap<K, BTreeSet<Name>>);
+
+impl<K> Default for Lookup<K> {
+    fn default() -> Self {
+        Self(HashMap::new())
+    }
+}
+
+impl<K: Eq + Hash> Lookup<K> {
+    fn insert(&mut self, key: K, name: &Name) {
+        self.0.entry(key).or_default().insert(name.clone());
+    }
+
+    fn remove(&mut self, key: &K, name: &Name) {
+        if let Some(names) = self.0.get_mut(key) {
+            names.remove(name);
+            if names.is_empty() {
+                self.0.remove(key);
+            }
+        }
+    }
+
+    fn get<'a>(&'a self, key: &K) -> impl Iterator<Item = &'a Name> + use<'a, K> {
+        self.0.get(key).into_iter().flatten()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

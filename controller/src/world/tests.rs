@@ -1,0 +1,87 @@
+//! Objects go in and out in tables; the lookups must follow. Also the builder of small worlds for other tests.
+
+use super::*;
+
+/// A world of the objects in these YAML documents, for tests.
+pub fn world(yaml: &str) -> World {
+    let mut world = World::default();
+    for parsed in crate::source::manifest::parse(yaml).unwrap_or_else(|e| panic!("{e:?}")) {
+        world.apply(parsed.object);
+    }
+    world
+}
+
+const OBJECTS: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, namespace: a}
+spec: {clusterIP: 10.96.0.1, ports: [{port: 80}]}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: web-1, namespace: a, uid: u1}
+status: {podIP: 10.0.0.1}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {name: web-x, namespace: a, labels: {kubernetes.io/service-name: web}}
+addressType: IPv4
+";
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+#[test]
+fn lookups_follow_what_is_applied_and_removed() {
+    let mut world = world(OBJECTS);
+    let web = Name::new("a", "web");
+    assert_eq!(world.service_by_ip(ip("10.96.0.1")).unwrap().0, &web);
+    assert_eq!(world.slices_of(&web).count(), 1);
+    assert_eq!(world.pods_by_ip(ip("10.0.0.1")).count(), 1);
+
+    let mut pod = world.pod(&Name::new("a", "web-1")).unwrap().clone();
+    pod.status.pod_ip = Some(ip("10.0.0.2"));
+    world.apply(Object::Pod(pod));
+    assert_eq!(world.pods_by_ip(ip("10.0.0.1")).count(), 0, "the old address must be forgotten");
+    assert_eq!(world.pods_by_ip(ip("10.0.0.2")).count(), 1);
+
+    for (kind, name) in [(Kind::Pod, "web-1"), (Kind::Service, "web"), (Kind::EndpointSlice, "web-x")] {
+        world.remove(&ObjectKey { kind, name: Name::new("a", name) });
+        assert_eq!(world.count(kind), 0);
+    }
+    assert!(world.service_by_ip(ip("10.96.0.1")).is_none());
+    assert_eq!(world.slices_of(&web).count(), 0);
+    assert!(world.pods_by_ip.0.is_empty() && world.services_by_ip.0.is_empty() && world.slices_by_service.0.is_empty());
+}
+
+#[test]
+fn a_slice_that_changes_its_service_moves() {
+    let mut world = world(OBJECTS);
+    let mut slice = world.slices().next().unwrap().1.clone();
+    slice.metadata.labels.insert(lacewing_crds::labels::SERVICE_NAME.to_owned(), "voting".to_owned());
+    world.apply(Object::EndpointSlice(slice));
+    assert_eq!(world.slices_of(&Name::new("a", "web")).count(), 0);
+    assert_eq!(world.slices_of(&Name::new("a", "voting")).count(), 1);
+}
+
+#[test]
+fn a_target_reference_finds_only_the_same_pod() {
+    let world = world(OBJECTS);
+    let target = |kind: &str, namespace: Option<&str>, uid: Option<&str>| TargetRef {
+        kind: kind.to_owned(),
+        name: "web-1".to_owned(),
+        namespace: namespace.map(str::to_owned),
+        uid: uid.map(str::to_owned),
+    };
+    for (target, found) in [
+        (target("Pod", None, None), true),
+        (target("Pod", Some("a"), Some("u1")), true),
+        (target("Pod", Some(""), None), true),
+        (target("Pod", Some("b"), None), false),
+        (target("Pod", None, Some("u0")), false),
+        (target("Node", None, None), false),
+    ] {
+        assert_eq!(world.pod_of(&target, "a").is_some(), found, "{target:?}");
+    }
+}

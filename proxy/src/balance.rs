@@ -1,0 +1,210 @@
+//! Picks an endpoint: power of two choices over peak-EWMA latency times requests in flight. Pure and sync; the caller
+//! waits and retries.
+//!
+//! The estimate jumps up to a slower sample at once (the *peak*) and comes down over [`EWMA_DECAY`]. An estimate
+//! that nobody renewed for that long is no evidence any more: the endpoint is offered a request again, and that sample
+//! replaces it. So a slow endpoint loses its traffic at once and gets it back soon after it recovers.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use crate::{
+    breaker::{Breaker, Change, Verdict},
+    config::{EWMA_DECAY, EWMA_DEFAULT_RTT, FAILURE_PENALTY},
+};
+
+/// Pairs drawn before all endpoints are looked at: enough while few are ejected or tried already.
+const DRAWS_MAX: usize = 4;
+
+/// Latency and health of one endpoint, as this proxy sees them.
+pub struct Load {
+    state: Mutex<LoadState>,
+    in_flight: AtomicU32,
+}
+
+struct LoadState {
+    /// Seconds.
+    ewma: f64,
+    updated: Instant,
+    breaker: Breaker,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        let state = LoadState {
+            ewma: EWMA_DEFAULT_RTT.as_secs_f64(),
+            updated: Instant::now(),
+            breaker: Breaker::default(),
+        };
+        Self { state: Mutex::new(state), in_flight: AtomicU32::new(0) }
+    }
+}
+
+impl Load {
+    /// The cost of one more request here, or `None` if the breaker holds it out; and whether it would be a probe.
+    fn cost(&self, now: Instant) -> Option<(f64, Verdict)> {
+        let state = self.state.lock();
+        let verdict = match state.breaker.verdict(now) {
+            Verdict::Ejected => return None,
+            verdict => verdict,
+        };
+        let waiting = self.in_flight.load(Relaxed);
+        let stale = now.saturating_duration_since(state.updated) >= EWMA_DECAY;
+        // Stale and idle, or due for a probe: offer it the next request that draws it.
+        let cost = if waiting == 0 && (stale || verdict == Verdict::Probe) { 0.0 } else { state.ewma * f64::from(waiting + 1) };
+        Some((cost, verdict))
+    }
+
+    /// A sample of latency: request sent to first byte of the answer.
+    pub fn observe(&self, rtt: Duration, now: Instant) {
+        let mut state = self.state.lock();
+        let rtt = rtt.as_secs_f64();
+        let age = now.saturating_duration_since(state.updated);
+        state.ewma = if rtt > state.ewma || age >= EWMA_DECAY {
+            rtt
+        } else {
+            let weight = (-age.as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp();
+            state.ewma * weight + rtt * (1.0 - weight)
+        };
+        state.updated = now;
+    }
+
+    pub fn ewma(&self) -> Duration {
+        Duration::from_secs_f64(self.state.lock().ewma)
+    }
+
+    pub fn in_flight(&self) -> u32 {
+        self.in_flight.load(Relaxed)
+    }
+
+    pub fn is_ejected(&self) -> bool {
+        self.state.lock().breaker.is_ejected()
+    }
+}
+
+/// Anything with a [`Load`].
+pub trait Loaded {
+    fn load(&self) -> &Load;
+}
+
+/// The endpoints of one backend.
+pub struct Balancer<E> {
+    endpoints: ArcSwap<Vec<Arc<E>>>,
+    ejected: AtomicUsize,
+}
+
+impl<E: Loaded> Default for Balancer<E> {
+    fn default() -> Self {
+        Self { endpoints: ArcSwap::default(), ejected: AtomicUsize::new(0) }
+    }
+}
+
+impl<E: Loaded> Balancer<E> {
+    /// Replaces the set. Who stays the same `Arc` keeps its history.
+    pub fn set(&self, endpoints: Vec<Arc<E>>) {
+        let ejected = endpoints.iter().filter(|endpoint| endpoint.load().is_ejected()).count();
+        self.ejected.store(ejected, Relaxed);
+        self.endpoints.store(Arc::new(endpoints));
+    }
+
+    pub fn endpoints(&self) -> Arc<Vec<Arc<E>>> {
+        self.endpoints.load_full()
+    }
+
+    pub fn ejected(&self) -> usize {
+        self.ejected.load(Relaxed)
+    }
+
+    /// An endpoint for one request, none of `tried`. `None`: no endpoint is left that may be used.
+    pub fn pick(&self, tried: &[Arc<E>], now: Instant) -> Option<Arc<E>> {
+        let all = self.endpoints.load();
+        let usable = |endpoint: &Arc<E>| {
+            if tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)) { None } else { endpoint.load().cost(now) }
+        };
+        let chosen = if let [only] = all.as_slice() {
+            usable(only).map(|cost| (only, cost))
+        } else {
+            (0..DRAWS_MAX).find_map(|_| draw_two(&all, &usable)).or_else(|| best_of_all(&all, &usable))
+        };
+        chosen.map(|(endpoint, (_, verdict))| {
+            if verdict == Verdict::Probe {
+                endpoint.load().state.lock().breaker.probe(now);
+            }
+            endpoint.clone()
+        })
+    }
+
+    /// Records that no answer came from `endpoint`: it could not be reached, or broke off.
+    pub fn failed(&self, endpoint: &E, now: Instant) {
+        endpoint.load().observe(FAILURE_PENALTY, now);
+        self.outcome(endpoint, false, now);
+    }
+
+    /// Records whether what `endpoint` answered was a success; its latency goes to [`Load::observe`].
+    pub fn outcome(&self, endpoint: &E, success: bool, now: Instant) {
+        let mut state = endpoint.load().state.lock();
+        match state.breaker.record(success, now, fastrand::f64()) {
+            Change::Tripped if (self.ejected() + 1) * 2 <= self.endpoints.load().len() => {
+                state.breaker.eject(now, fastrand::f64());
+                self.ejected.fetch_add(1, Relaxed);
+            }
+            // Too many are out already: a failing endpoint is better than none.
+            Change::Tripped | Change::None => {}
+            Change::Restored => {
+                let _ = self.ejected.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
+            }
+        }
+    }
+}
+
+type Candidate<'a, E> = (&'a Arc<E>, (f64, Verdict));
+
+fn draw_two<'a, E>(all: &'a [Arc<E>], usable: &impl Fn(&Arc<E>) -> Option<(f64, Verdict)>) -> Option<Candidate<'a, E>> {
+    if all.len() < 2 {
+        return None;
+    }
+    let first = fastrand::usize(..all.len());
+    let mut second = fastrand::usize(..all.len() - 1);
+    if second >= first {
+        second += 1;
+    }
+    let (a, b) = (&all[first], &all[second]);
+    match (usable(a), usable(b)) {
+        (Some(x), Some(y)) => Some(if y.0 < x.0 { (b, y) } else { (a, x) }),
+        // One of two is not a choice: draw again, so that load does not pile up on neighbours of ejected endpoints.
+        _ => None,
+    }
+}
+
+fn best_of_all<'a, E>(all: &'a [Arc<E>], usable: &impl Fn(&Arc<E>) -> Option<(f64, Verdict)>) -> Option<Candidate<'a, E>> {
+    let candidates = all.iter().filter_map(|endpoint| Some((endpoint, usable(endpoint)?)));
+    candidates.min_by(|(_, (a, _)), (_, (b, _))| a.total_cmp(b))
+}
+
+/// A request in flight at an endpoint; counts until dropped.
+pub struct InFlight<E: Loaded>(Arc<E>);
+
+impl<E: Loaded> InFlight<E> {
+    pub fn new(endpoint: Arc<E>) -> Self {
+        endpoint.load().in_flight.fetch_add(1, Relaxed);
+        Self(endpoint)
+    }
+}
+
+impl<E: Loaded> Drop for InFlight<E> {
+    fn drop(&mut self) {
+        self.0.load().in_flight.fetch_sub(1, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests;

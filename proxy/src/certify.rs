@@ -1,0 +1,86 @@
+//! Gets the proxy's certificate from the controller and renews it between 50 and 70 % of its life. The key is made
+//! here and stays in memory; the token is read again each time and sent only to a controller that proved its identity.
+//! While renewal fails, the present certificate serves to its end.
+
+use std::{io::Read, sync::Arc, time::Duration};
+
+use lacewing_identity::{KeyAndCsr, Leaf, TrustBundle};
+use lacewing_proto::control::CertifyRequest;
+use tokio::time::timeout;
+
+use crate::{
+    clock,
+    config::{CONTROL_TIMEOUT, Control, TOKEN_MAX},
+    discovery::{channel, client::Backoff},
+    metrics::Metrics,
+    tls::Identity,
+};
+
+/// Longest sleep before looking at the clock again: a suspended machine must not sleep through its renewal.
+const CLOCK_CHECK: Duration = Duration::from_secs(60);
+
+/// Keeps the identity fresh for as long as the process lives.
+pub async fn run(identity: Arc<Identity>, control: Control, metrics: Arc<Metrics>) {
+    let mut backoff = Backoff::default();
+    loop {
+        let bundle = identity.current().map_or_else(|_| control.bundle.clone(), |current| current.bundle.clone());
+        match certify(&control, &bundle).await {
+            Ok((leaf, bundle)) => {
+                let (id, not_after, renew_at) = (leaf.id().clone(), leaf.not_after(), leaf.renew_at(fastrand::f64()));
+                if let Err(error) = identity.set(leaf, bundle) {
+                    tracing::error!(%error, "the new certificate is not usable");
+                    backoff.wait().await;
+                    continue;
+                }
+                tracing::info!(%id, not_after, "certificate obtained");
+                metrics.certificate(not_after);
+                backoff.reset();
+                sleep_until(renew_at).await;
+            }
+            Err(why) => {
+                tracing::warn!(why, "no certificate; trying again");
+                identity.waiting_for(why);
+                backoff.wait().await;
+            }
+        }
+    }
+}
+
+async fn sleep_until(unix_s: u64) {
+    loop {
+        let left = unix_s.saturating_sub(clock::unix_now());
+        if left == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_secs(left).min(CLOCK_CHECK)).await;
+    }
+}
+
+async fn certify(control: &Control, bundle: &TrustBundle) -> Result<(Leaf, TrustBundle), String> {
+    let token = read_token(control)?;
+    let (key, csr) = KeyAndCsr::generate().map_err(|error| error.to_string())?;
+    let mut client = channel::connect(control, bundle, None).await?;
+    let answer = timeout(CONTROL_TIMEOUT, client.certify(CertifyRequest { token, csr })).await;
+    let answer = answer.map_err(|_| format!("the controller did not certify within {}s", CONTROL_TIMEOUT.as_secs()))?;
+    let answer = answer.map_err(|status| format!("the controller refused to certify: {} {:?}", status.code(), status.message()))?;
+    let answer = answer.into_inner();
+    let validity = (u64::try_from(answer.not_before), u64::try_from(answer.not_after));
+    let (Ok(not_before), Ok(not_after)) = validity else { return Err("the certificate's dates are not dates".to_owned()) };
+    let leaf = key.with_chain(answer.chain, not_before, not_after).map_err(|error| error.to_string())?;
+    if !leaf.id().is_in(&control.trust_domain) {
+        return Err(format!("the certificate is of another trust domain: {}", leaf.id()));
+    }
+    let bundle = TrustBundle::from_der(answer.trust_bundle).map_err(|error| error.to_string())?;
+    Ok((leaf, bundle))
+}
+
+/// Reads the token: a few hundred bytes from a memory file system, once a day, so without a thread of its own.
+fn read_token(control: &Control) -> Result<String, String> {
+    let path = &control.token_file;
+    let mut token = String::new();
+    std::fs::File::open(path)
+        .and_then(|file| file.take(TOKEN_MAX).read_to_string(&mut token))
+        .map_err(|error| format!("token file {}: {error}", path.display()))?;
+    let token = token.trim_end();
+    if token.is_empty() { Err(format!("token file {} is empty", path.display())) } else { Ok(token.to_owned()) }
+}

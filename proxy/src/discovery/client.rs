@@ -1,0 +1,267 @@
+//! The one control stream: connect, subscribe to everything that is in use, apply answers, report what is applied, and
+//! start over when it breaks. It touches nothing that it has no answer for, so a broken stream changes nothing.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use lacewing_proto::control::{
+    self as wire, WatchRequest, WatchResponse, key::Key as WireKey, watch_request::Action, watch_response::Answer,
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::{BackendKey, Change, Discovery, Stream, channel, parse};
+use crate::{
+    config::{CONTROL_BACKOFF_MAX, CONTROL_BACKOFF_MIN, CONTROL_TIMEOUT, Control, ENDPOINTS_MAX},
+    endpoint::Info,
+    tls::Identity,
+};
+
+/// Requests under way to the controller.
+const REQUESTS_MAX: usize = 64;
+
+/// Keeps the stream up for as long as the process lives.
+pub async fn run(discovery: Arc<Discovery>, control: Control, pod: String) {
+    let mut backoff = Backoff::default();
+    let mut identity_changed = discovery.context.identity.subscribe();
+    loop {
+        // Without a certificate the controller would refuse the stream.
+        if discovery.context.identity.current().is_err() {
+            let _ = identity_changed.changed().await;
+            continue;
+        }
+        let why = session(&discovery, &control, &pod, &mut backoff).await;
+        tracing::info!(reason = why, "control stream ended; the last answers stay in force");
+        discovery.context.metrics.control_stream(false);
+        discovery.stream.send_replace(Stream::Down(why));
+        backoff.wait().await;
+    }
+}
+
+/// Exponential wait between attempts, with full jitter.
+#[derive(Default)]
+pub struct Backoff {
+    failures: u32,
+}
+
+impl Backoff {
+    pub async fn wait(&mut self) {
+        let longest = CONTROL_BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(CONTROL_BACKOFF_MAX);
+        self.failures += 1;
+        tokio::time::sleep(CONTROL_BACKOFF_MIN.max(longest.mul_f64(fastrand::f64()))).await;
+    }
+
+    pub fn reset(&mut self) {
+        self.failures = 0;
+    }
+}
+
+/// One stream from connect to end; returns why it ended.
+async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backoff: &mut Backoff) -> String {
+    let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
+    let mut answers = match open(&discovery.context.identity, control, receiver).await {
+        Ok(answers) => answers,
+        Err(why) => return why,
+    };
+    let mut session = Session { discovery, requests, backends: HashMap::new(), chunks: Vec::new() };
+    if session.subscribe_all(pod).await.is_err() {
+        return "the controller closed the stream".to_owned();
+    }
+    backoff.reset();
+    tracing::info!("control stream is up");
+    discovery.context.metrics.control_stream(true);
+    discovery.stream.send_replace(Stream::Up);
+    loop {
+        tokio::select! {
+            () = discovery.wake.notified() => {
+                if session.send_changes().await.is_err() {
+                    return "the controller closed the stream".to_owned();
+                }
+            }
+            answer = answers.message() => match answer {
+                Ok(Some(answer)) => session.apply(answer),
+                Ok(None) => return "the controller closed the stream".to_owned(),
+                Err(status) => return format!("the controller ended the stream: {} {:?}", status.code(), status.message()),
+            },
+        }
+    }
+}
+
+async fn open(
+    identity: &Identity,
+    control: &Control,
+    requests: mpsc::Receiver<WatchRequest>,
+) -> Result<tonic::Streaming<WatchResponse>, String> {
+    let credentials = identity.current().map_err(|error| error.to_string())?;
+    let mut client = channel::connect(control, &credentials.bundle, Some(&credentials.leaf)).await?;
+    let watch = timeout(CONTROL_TIMEOUT, client.watch(ReceiverStream::new(requests))).await;
+    match watch {
+        Ok(Ok(answers)) => Ok(answers.into_inner()),
+        Ok(Err(status)) => Err(format!("the controller refused the stream: {} {:?}", status.code(), status.message())),
+        Err(_) => Err(format!("the controller did not open the stream within {}s", CONTROL_TIMEOUT.as_secs())),
+    }
+}
+
+/// The stream is closed: nothing can be sent.
+struct Closed;
+
+struct Session<'a> {
+    discovery: &'a Arc<Discovery>,
+    requests: mpsc::Sender<WatchRequest>,
+    /// Endpoints as of the last version on this stream: what deltas apply to.
+    backends: HashMap<BackendKey, BTreeMap<SocketAddr, Info>>,
+    /// Chunks of a snapshot whose rest is on its way.
+    chunks: Vec<wire::Endpoint>,
+}
+
+impl Session<'_> {
+    async fn subscribe_all(&mut self, pod: &str) -> Result<(), Closed> {
+        let mut keys = vec![WireKey::Trust(wire::Trust {}), WireKey::Inbound(pod.to_owned())];
+        {
+            let mut state = self.discovery.state.lock();
+            state.changes.clear();
+            keys.extend(state.targets.keys().cloned().map(WireKey::Target));
+            keys.extend(state.backends.keys().map(|key| WireKey::Endpoints(wire_backend(key))));
+        }
+        for key in keys {
+            self.send(Action::Subscribe(wire::Key { key: Some(key) })).await?;
+        }
+        Ok(())
+    }
+
+    async fn send_changes(&mut self) -> Result<(), Closed> {
+        let changes = std::mem::take(&mut self.discovery.state.lock().changes);
+        for change in changes {
+            let (key, wanted) = match change {
+                Change::Target(name) => (WireKey::Target(name), true),
+                Change::Backend(key) => (WireKey::Endpoints(wire_backend(&key)), true),
+                Change::ForgetTarget(name) => (WireKey::Target(name), false),
+                Change::ForgetBackend(key) => {
+                    self.backends.remove(&key);
+                    (WireKey::Endpoints(wire_backend(&key)), false)
+                }
+            };
+            let key = wire::Key { key: Some(key) };
+            self.send(if wanted { Action::Subscribe(key) } else { Action::Unsubscribe(key) }).await?;
+        }
+        Ok(())
+    }
+
+    async fn send(&self, action: Action) -> Result<(), Closed> {
+        self.requests.send(WatchRequest { action: Some(action) }).await.map_err(|_| Closed)
+    }
+
+    /// Applies one answer and reports its version. One that cannot be applied is logged and changes nothing.
+    fn apply(&mut self, response: WatchResponse) {
+        let WatchResponse { key: Some(wire::Key { key: Some(key) }), version, more, answer: Some(answer) } = response else {
+            tracing::warn!("the controller sent an answer without key or content; ignored");
+            return;
+        };
+        match self.applied(&key, more, answer) {
+            Ok(true) => {
+                let applied = wire::Applied { key: Some(wire::Key { key: Some(key) }), version };
+                // Full only if the controller does not read; a later version then reports for this one too.
+                let _ = self.requests.try_send(WatchRequest { action: Some(Action::Applied(applied)) });
+            }
+            Ok(false) => {}
+            Err(why) => tracing::warn!(?key, why, "an answer of the controller cannot be applied; the last one stays in force"),
+        }
+    }
+
+    /// Whether the answer is now in force (chunks are not, until the last one).
+    fn applied(&mut self, key: &WireKey, more: bool, answer: Answer) -> Result<bool, String> {
+        match (key, answer) {
+            (WireKey::Target(name), Answer::Target(target)) => self.discovery.set_target(name, parse::target(target)?),
+            (WireKey::Endpoints(backend), Answer::Snapshot(snapshot)) => {
+                if self.chunks.len() + snapshot.endpoints.len() > ENDPOINTS_MAX {
+                    self.chunks.clear();
+                    return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
+                }
+                self.chunks.extend(snapshot.endpoints);
+                if more {
+                    return Ok(false);
+                }
+                let all = std::mem::take(&mut self.chunks);
+                self.set_endpoints(own_backend(backend), BTreeMap::new(), all);
+            }
+            (WireKey::Endpoints(backend), Answer::Delta(delta)) => {
+                let key = own_backend(backend);
+                let mut known = self.backends.remove(&key).ok_or("a delta without a snapshot before it")?;
+                for removed in &delta.removed {
+                    known.remove(&removed.parse().map_err(|_| format!("{removed:?} is not an address"))?);
+                }
+                self.set_endpoints(key, known, delta.upserted);
+            }
+            (WireKey::Inbound(_), Answer::Inbound(ports)) => {
+                self.discovery.inbound.send_replace(Some(parse::inbound(ports)?));
+            }
+            (WireKey::Trust(_), Answer::Trust(bundle)) => self.set_trust(bundle)?,
+            (WireKey::Target(name), Answer::Refused(why)) => {
+                self.discovery.set_target(name, parse::TargetAnswer::NotFound(why));
+            }
+            (_, Answer::Refused(why)) => return Err(format!("refused: {why}")),
+            _ => return Err("the answer is of another kind than its key".to_owned()),
+        }
+        Ok(true)
+    }
+
+    fn set_endpoints(&mut self, key: BackendKey, mut known: BTreeMap<SocketAddr, Info>, upserted: Vec<wire::Endpoint>) {
+        for endpoint in upserted {
+            match parse::endpoint(endpoint) {
+                Ok(info) => {
+                    known.insert(info.addr, info);
+                }
+                Err(why) => tracing::warn!(backend = %key, why, "an endpoint is not usable and was left out"),
+            }
+        }
+        if let Some(backend) = self.discovery.backend(&key) {
+            backend.set(known.values().cloned().collect());
+            self.backends.insert(key, known);
+        }
+    }
+
+    fn set_trust(&self, bundle: wire::TrustBundle) -> Result<(), String> {
+        let bundle = parse::trust(bundle)?;
+        let identity = &self.discovery.context.identity;
+        let current = identity.current().map_err(|error| error.to_string())?;
+        if current.bundle == bundle {
+            return Ok(());
+        }
+        tracing::info!(roots = bundle.certificates().len(), "the trust bundle has changed");
+        identity.set(current.leaf.clone(), bundle).map_err(|error| error.to_string())
+    }
+}
+
+fn wire_backend(key: &BackendKey) -> wire::Backend {
+    wire::Backend { namespace: key.namespace.clone(), service: key.service.clone(), port: u32::from(key.port) }
+}
+
+fn own_backend(backend: &wire::Backend) -> BackendKey {
+    BackendKey { namespace: backend.namespace.clone(), service: backend.service.clone(), port: backend.port as u16 }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::CONTROL_BACKOFF_MAX;
+
+    #[tokio::test(start_paused = true)]
+    async fn backoff_grows_to_its_limit_and_never_spins() {
+        let mut backoff = Backoff::default();
+        for _ in 0..40 {
+            let started = tokio::time::Instant::now();
+            backoff.wait().await;
+            let waited = started.elapsed();
+            assert!(waited >= CONTROL_BACKOFF_MIN && waited <= CONTROL_BACKOFF_MAX + Duration::from_millis(1), "{waited:?}");
+        }
+        backoff.reset();
+        let started = tokio::time::Instant::now();
+        backoff.wait().await;
+        assert!(started.elapsed() <= CONTROL_BACKOFF_MIN + Duration::from_millis(1));
+    }
+}

@@ -1,0 +1,229 @@
+//! A backend and its endpoints as the request path holds them: what discovery said, together with what this proxy
+//! learnt (load, health), keeps (connections) and counts (metrics). Everything is resolved here once, so that a request
+//! only follows pointers.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::{AtomicBool, Ordering::Relaxed}},
+    time::Duration,
+};
+
+use lacewing_identity::SpiffeId;
+use parking_lot::Mutex;
+use rustls_pki_types::ServerName;
+use tokio::{
+    sync::watch,
+    time::{Instant, timeout_at},
+};
+
+use crate::{
+    balance::{Balancer, Load, Loaded},
+    config::NO_ENDPOINT_TIMEOUT,
+    error::Error,
+    http::client::Client,
+    live::{Direction, Key},
+    metrics::{Class, Metrics, Peer},
+    retry::Budget,
+    route::DEFAULT_ROUTE,
+    tls::{Identity, Transport},
+};
+
+/// What discovery says about an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Info {
+    /// The app's address; unique within a backend.
+    pub addr: SocketAddr,
+    pub namespace: String,
+    pub pod: String,
+    /// `deployment/web`.
+    pub workload: String,
+    pub service_account: String,
+    pub zone: String,
+    /// `Some`: meshed, never to be spoken to in plain text.
+    pub identity: Option<SpiffeId>,
+    /// Connect here and say by SNI where to, because nothing redirects.
+    pub direct: Option<Direct>,
+}
+
+/// How to reach a pod whose traffic is not redirected into its proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Direct {
+    pub proxy: SocketAddr,
+    pub sni: ServerName<'static>,
+}
+
+/// An endpoint in use.
+pub struct Endpoint {
+    pub info: Info,
+    load: Load,
+    pub client: Arc<Client>,
+    pub metrics: Arc<Peer>,
+}
+
+impl Loaded for Endpoint {
+    fn load(&self) -> &Load {
+        &self.load
+    }
+}
+
+impl Endpoint {
+    fn new(info: Info, backend: &str, context: &Context) -> Arc<Self> {
+        let (addr, sni) = match &info.direct {
+            Some(direct) => (direct.proxy, Some(direct.sni.clone())),
+            None => (info.addr, None),
+        };
+        let transport = Transport::new(addr, info.identity.clone(), sni, context.identity.clone());
+        let key = Key {
+            direction: Direction::Outbound,
+            peer_namespace: info.namespace.clone(),
+            peer: info.workload.clone(),
+            service: Some(backend.to_owned()),
+            route: DEFAULT_ROUTE.to_owned(),
+        };
+        let metrics = context.metrics.peer(&key, labels(&info, backend));
+        Arc::new(Self { info, load: Load::default(), client: Client::new(transport), metrics })
+    }
+
+    pub fn is_meshed(&self) -> bool {
+        self.info.identity.is_some()
+    }
+}
+
+/// The model's labels for an outbound peer.
+fn labels(info: &Info, backend: &str) -> Vec<(&'static str, String)> {
+    let mut labels = vec![
+        ("tls", if info.identity.is_some() { "true" } else { "no_identity" }.to_owned()),
+        ("dst_namespace", info.namespace.clone()),
+        ("dst_pod", info.pod.clone()),
+        ("dst_serviceaccount", info.service_account.clone()),
+    ];
+    let service = backend.split_once('/').map_or(backend, |(_, name)| name);
+    labels.push(("dst_service", service.rsplit_once(':').map_or(service, |(name, _)| name).to_owned()));
+    if let Some((kind, name)) = info.workload.split_once('/') {
+        let kind = match kind {
+            "deployment" => "dst_deployment",
+            "statefulset" => "dst_statefulset",
+            "daemonset" => "dst_daemonset",
+            "replicaset" => "dst_replicaset",
+            "job" => "dst_k8s_job",
+            _ => "dst_workload",
+        };
+        labels.push((kind, name.to_owned()));
+    }
+    if let Some(id) = &info.identity {
+        labels.push(("server_id", id.to_string()));
+    }
+    if !info.zone.is_empty() {
+        labels.push(("dst_zone", info.zone.clone()));
+    }
+    labels
+}
+
+/// What endpoints are made with.
+pub struct Context {
+    pub identity: Arc<Identity>,
+    pub metrics: Arc<Metrics>,
+}
+
+/// A backend: the endpoints of one port of one Service.
+pub struct Backend {
+    /// `namespace/service:port`.
+    pub name: String,
+    pub balancer: Balancer<Endpoint>,
+    pub budget: Budget,
+    /// The endpoints' first answer has come.
+    known: AtomicBool,
+    changed: watch::Sender<()>,
+    /// Since when nothing is ready.
+    empty_since: Mutex<Option<Instant>>,
+    context: Arc<Context>,
+}
+
+impl Backend {
+    pub fn new(name: String, context: Arc<Context>) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            balancer: Balancer::default(),
+            budget: Budget::default(),
+            known: AtomicBool::new(false),
+            changed: watch::Sender::new(()),
+            empty_since: Mutex::new(Some(Instant::now())),
+            context,
+        })
+    }
+
+    /// Replaces the endpoints. One that did not change keeps its connections and its history.
+    pub fn set(&self, infos: Vec<Info>) {
+        let old = self.balancer.endpoints();
+        let by_addr: std::collections::HashMap<SocketAddr, &Arc<Endpoint>> =
+            old.iter().map(|endpoint| (endpoint.info.addr, endpoint)).collect();
+        let endpoints: Vec<Arc<Endpoint>> = infos
+            .into_iter()
+            .map(|info| match by_addr.get(&info.addr) {
+                Some(same) if same.info == info => (*same).clone(),
+                _ => Endpoint::new(info, &self.name, &self.context),
+            })
+            .collect();
+        let mut empty_since = self.empty_since.lock();
+        *empty_since = if endpoints.is_empty() { empty_since.or_else(|| Some(Instant::now())) } else { None };
+        drop(empty_since);
+        self.balancer.set(endpoints);
+        self.known.store(true, Relaxed);
+        self.changed.send_replace(());
+    }
+
+    /// The endpoint for the next attempt, none of `tried`. Waits up to [`NO_ENDPOINT_TIMEOUT`] where none is ready.
+    ///
+    /// # Errors
+    /// [`Error::NoEndpoint`], with the reason.
+    pub async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Arc<Endpoint>, Error> {
+        if let Some(endpoint) = self.balancer.pick(tried, Instant::now()) {
+            return Ok(endpoint);
+        }
+        // With all endpoints tried, a second round beats an error: the connect error may have been a passing one.
+        if !tried.is_empty() {
+            return self.balancer.pick(&[], Instant::now()).ok_or_else(|| self.none());
+        }
+        let deadline = Instant::now() + NO_ENDPOINT_TIMEOUT;
+        let mut changed = self.changed.subscribe();
+        loop {
+            if let Some(endpoint) = self.balancer.pick(&[], Instant::now()) {
+                return Ok(endpoint);
+            }
+            if timeout_at(deadline, changed.changed()).await.is_err() {
+                return Err(self.none());
+            }
+        }
+    }
+
+    /// An attempt at `endpoint` failed: the balancer learns of it, unless it was not the endpoint's doing.
+    pub fn failed(&self, endpoint: &Endpoint, error: &Error) {
+        match error {
+            Error::ClientBody(_) | Error::NoCertificate(_) => {}
+            _ => self.balancer.failed(endpoint, Instant::now()),
+        }
+    }
+
+    /// A request found no endpoint: it counts as a failure of the service.
+    pub fn not_served(&self, after: Duration) {
+        let key = Key {
+            direction: Direction::Outbound,
+            peer_namespace: String::new(),
+            peer: "none".to_owned(),
+            service: Some(self.name.clone()),
+            route: DEFAULT_ROUTE.to_owned(),
+        };
+        let nobody = self.context.metrics.peer(&key, vec![("dst_service", self.name.clone())]);
+        nobody.response(http::StatusCode::SERVICE_UNAVAILABLE, None, Class::Failure, after);
+    }
+
+    fn none(&self) -> Error {
+        let why = match (self.known.load(Relaxed), self.balancer.endpoints().is_empty()) {
+            (false, _) => "the controller did not list them yet",
+            (true, true) => "the Service selects no ready pod",
+            (true, false) => "all that are known fail",
+        };
+        let since = self.empty_since.lock().map_or(Duration::ZERO, |since| since.elapsed());
+        Error::NoEndpoint { service: self.name.clone(), why, since }
+    }
+}

@@ -1,0 +1,7 @@
+//! HTTP as the spines need it: serving a connection, a client for one endpoint, the one body type, and what happens to
+//! header fields on the way. hyper does the protocol; decisions are the spines'.
+
+pub mod body;
+pub mod client;
+pub mod headers;
+pub mod server;

@@ -1,0 +1,240 @@
+//! What happens to a message's head on its way: whom it is for, which fields end here, and how it changes between
+//! HTTP/1 and HTTP/2. Pure. It refuses heads whose destination is ambiguous; framing is hyper's, made new on each hop.
+
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    request, uri,
+};
+use lacewing_identity::SpiffeId;
+
+use crate::error::Error;
+
+/// Fields of this prefix are the mesh's own: they never come in from an app or from a peer that proved nothing.
+const RESERVED: &str = "l6g-";
+/// Set on inbound requests: the client's SPIFFE ID.
+pub const CLIENT_ID: HeaderName = HeaderName::from_static("l6g-client-id");
+/// Set on answers that a proxy made: the error's label.
+pub const ERROR: HeaderName = HeaderName::from_static("l6g-error");
+/// Set by an inbound proxy on HTTP/1 answers: the app certainly did not see the request.
+pub const REFUSED: HeaderName = HeaderName::from_static("l6g-refused");
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
+
+/// `host[:port]` that the request is for (RFC 9112, 3.2; RFC 9113, 8.3.1).
+///
+/// # Errors
+/// None, several or an unusable one; or framing that two parsers could read differently (RFC 9112, 6.3).
+pub fn authority(head: &request::Parts) -> Result<uri::Authority, Error> {
+    unambiguous(head)?;
+    let mut hosts = head.headers.get_all(HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => return Err(Error::BadRequest("more than one Host field")),
+        (host, None) => host.map(parse_host).transpose()?,
+    };
+    // The request target wins over Host where both are there.
+    let named = match head.uri.authority() {
+        Some(authority) => Some(authority.clone()),
+        None => host,
+    };
+    let authority = named.ok_or(Error::BadRequest("the request names no host: send a Host field or an absolute URI"))?;
+    if authority.as_str().contains('@') {
+        return Err(Error::BadRequest("user information in the request's authority"));
+    }
+    Ok(authority)
+}
+
+fn parse_host(value: &HeaderValue) -> Result<uri::Authority, Error> {
+    uri::Authority::try_from(value.as_bytes()).map_err(|_| Error::BadRequest("the Host field is not host[:port]"))
+}
+
+fn unambiguous(head: &request::Parts) -> Result<(), Error> {
+    if head.version > Version::HTTP_11 {
+        return Ok(()); // framed by HTTP/2 itself
+    }
+    let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
+    let Some(encoding) = encodings.next() else { return Ok(()) };
+    if encodings.next().is_some() || !encoding.as_bytes().eq_ignore_ascii_case(b"chunked") {
+        return Err(Error::BadRequest("Transfer-Encoding is not exactly `chunked`"));
+    }
+    if head.headers.contains_key(CONTENT_LENGTH) {
+        return Err(Error::BadRequest("both Transfer-Encoding and Content-Length"));
+    }
+    Ok(())
+}
+
+/// Removes the mesh's own fields. Call it on everything that comes from an app or an unauthenticated peer.
+pub fn strip_reserved(headers: &mut HeaderMap) {
+    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with(RESERVED)).cloned() {
+        headers.remove(name);
+    }
+}
+
+/// Removes the fields that concern one connection only (RFC 9110, 7.6.1), and those that `Connection` names, except
+/// fields that others rely on: a client must not be able to talk us into removing them.
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    if headers.contains_key(CONNECTION) {
+        let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+            .filter_map(|name| name.trim().parse().ok())
+            .filter(|name| !is_kept(name))
+            .collect();
+        for name in named {
+            headers.remove(name);
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
+        headers.remove(name);
+    }
+    // Of TE only `trailers` means anything beyond this hop; gRPC needs it.
+    if headers.get(TE).is_some_and(|te| te.as_bytes() != b"trailers") {
+        headers.remove(TE);
+    }
+}
+
+fn is_kept(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    matches!(name, "host" | "authorization" | "cookie" | "content-length" | "te")
+        || name.starts_with("x-forwarded-")
+        || name.starts_with(RESERVED)
+}
+
+/// Makes the head one of HTTP/2 to `authority`.
+pub fn to_http2(head: &mut request::Parts, authority: &uri::Authority) {
+    head.headers.remove(HOST);
+    let path = head.uri.path_and_query().cloned();
+    head.uri = absolute(authority, path);
+    head.version = Version::HTTP_2;
+}
+
+/// Makes the head one of HTTP/1.1 for a server, with the target in origin form.
+pub fn to_http1(head: &mut request::Parts, authority: &uri::Authority) {
+    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
+    head.uri = Uri::from(path);
+    head.version = Version::HTTP_11;
+    if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
+        head.headers.insert(HOST, host);
+    }
+    // Cookie crumbs of HTTP/2 are one field in HTTP/1 (RFC 9113, 8.2.3).
+    let mut crumbs = head.headers.get_all(http::header::COOKIE).iter();
+    if let (Some(_), Some(_)) = (crumbs.next(), crumbs.next()) {
+        let all: Vec<&[u8]> = head.headers.get_all(http::header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+        if let Ok(joined) = HeaderValue::from_bytes(&all.join(&b"; "[..])) {
+            head.headers.insert(http::header::COOKIE, joined);
+        }
+    }
+}
+
+fn absolute(authority: &uri::Authority, path: Option<uri::PathAndQuery>) -> Uri {
+    let mut parts = uri::Parts::default();
+    parts.scheme = Some(uri::Scheme::HTTP);
+    parts.authority = Some(authority.clone());
+    parts.path_and_query = Some(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/")));
+    // Scheme, authority and path are all there: this cannot fail.
+    Uri::from_parts(parts).unwrap_or_default()
+}
+
+/// Tells the app who the client is; whatever the client claimed is overwritten.
+pub fn set_client_id(headers: &mut HeaderMap, client: Option<&SpiffeId>) {
+    headers.remove(CLIENT_ID);
+    if let Some(value) = client.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
+        headers.insert(CLIENT_ID, value);
+    }
+}
+
+/// Whether the message is gRPC.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn head(request: request::Builder) -> request::Parts {
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn authority_table() {
+        let get = |uri: &str| Request::get(uri);
+        for (request, expected) in [
+            (get("/").header("host", "web:80"), Some("web:80")),
+            (get("http://web/x").header("host", "other"), Some("web")),
+            (get("http://web:81/x"), Some("web:81")),
+            (get("/"), None),
+            (get("/").header("host", "a").header("host", "a"), None),
+            (get("/").header("host", "a b"), None),
+            (get("/").header("host", ""), None),
+            (get("/").header("host", "user@web"), None),
+            (get("http://user:pw@web/"), None),
+            (get("/").header("host", "a").header("transfer-encoding", "chunked"), Some("a")),
+            (get("/").header("host", "a").header("transfer-encoding", "Chunked"), Some("a")),
+            (get("/").header("host", "a").header("transfer-encoding", "identity, chunked"), None),
+            (get("/").header("host", "a").header("transfer-encoding", "chunked").header("transfer-encoding", "chunked"), None),
+            (get("/").header("host", "a").header("transfer-encoding", "chunked").header("content-length", "1"), None),
+        ] {
+            let head = head(request);
+            let found = authority(&head).ok().map(|a| a.to_string());
+            assert_eq!(found.as_deref(), expected, "{head:?}");
+        }
+    }
+
+    #[test]
+    fn reserved_fields_never_pass() {
+        let mut head = head(Request::get("/").header("L6G-Client-Id", "spiffe://x").header("l6g-client-id", "y").header("l6g-x", "z").header("l6", "ok"));
+        strip_reserved(&mut head.headers);
+        assert_eq!(head.headers.len(), 1);
+    }
+
+    #[test]
+    fn hop_by_hop_fields_end_here_but_nominations_do_not_reach_others() {
+        let mut head = head(
+            Request::get("/")
+                .header("connection", "close, x-private, Authorization, x-forwarded-for")
+                .header("x-private", "1")
+                .header("authorization", "secret")
+                .header("x-forwarded-for", "1.2.3.4")
+                .header("upgrade", "h2c")
+                .header("http2-settings", "AAA")
+                .header("te", "gzip")
+                .header("keep-alive", "timeout=5"),
+        );
+        strip_hop_by_hop(&mut head.headers);
+        let mut left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
+        left.sort_unstable();
+        assert_eq!(left, ["authorization", "x-forwarded-for"]);
+        head.headers.insert(TE, HeaderValue::from_static("trailers"));
+        strip_hop_by_hop(&mut head.headers);
+        assert!(head.headers.contains_key(TE));
+    }
+
+    #[test]
+    fn there_and_back_between_versions() {
+        let mut parts = head(Request::get("/a?b=c").header("host", "web:80"));
+        let to = authority(&parts).unwrap();
+        to_http2(&mut parts, &to);
+        assert_eq!((parts.uri.to_string().as_str(), parts.headers.len()), ("http://web:80/a?b=c", 0));
+        parts.headers.append("cookie", HeaderValue::from_static("a=1"));
+        parts.headers.append("cookie", HeaderValue::from_static("b=2"));
+        to_http1(&mut parts, &to);
+        assert_eq!(parts.uri.to_string(), "/a?b=c");
+        assert_eq!(parts.headers[HOST], "web:80");
+        assert_eq!(parts.headers.get_all("cookie").iter().count(), 1);
+        assert_eq!(parts.headers["cookie"], "a=1; b=2");
+    }
+
+    #[test]
+    fn options_star_survives() {
+        let mut parts = head(Request::options("*").header("host", "web"));
+        let to = authority(&parts).unwrap();
+        to_http1(&mut parts, &to);
+        assert_eq!(parts.uri.to_string(), "*");
+    }
+}

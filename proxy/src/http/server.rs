@@ -1,0 +1,138 @@
+//! Serves HTTP on one connection: hyper's state machine with our limits; each request goes to the spine. When the
+//! proxy drains, the connection says so (GOAWAY, `connection: close`) and ends after the requests that it has.
+
+use std::{error::Error as StdError, future::Future, pin::pin};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request, Response, StatusCode, header};
+use hyper::{
+    body::Incoming,
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use super::{body::Body, headers};
+use crate::{
+    config::{
+        CONNECTION_WINDOW, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
+        STREAMS_MAX,
+    },
+    error::Error,
+    listen::Draining,
+};
+
+/// Serves HTTP/1 until the client is done or the proxy drains.
+///
+/// # Errors
+/// The connection broke, or the client broke the protocol.
+pub async fn serve_http1<I, H, F, E>(io: I, mut draining: Draining, handler: H) -> Result<(), hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<Body>, E>>,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_headers(HEADER_FIELDS_MAX)
+        .max_header_size(HEADER_LIST_MAX as usize)
+        .half_close(true)
+        .serve_connection(TokioIo::new(io), service_fn(handler));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = draining.started() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// Serves HTTP/2 until the client is done or the proxy drains.
+///
+/// # Errors
+/// The connection broke, or the client broke the protocol.
+pub async fn serve_http2<I, H, F, E>(io: I, mut draining: Draining, handler: H) -> Result<(), hyper::Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Request<Incoming>) -> F,
+    F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
+    E: Into<Box<dyn StdError + Send + Sync>>,
+{
+    let connection = http2::Builder::new(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEADER_LIST_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .serve_connection(TokioIo::new(io), service_fn(handler));
+    let mut connection = pin!(connection);
+    tokio::select! {
+        ended = &mut connection => return ended,
+        () = draining.started() => connection.as_mut().graceful_shutdown(),
+    }
+    connection.await
+}
+
+/// The answer for a request that was not served: status, label and reason, or the same as gRPC.
+pub fn refuse(error: &Error, grpc: bool) -> Response<Body> {
+    let label = HeaderValue::from_static(error.label());
+    let reason = error.to_string();
+    let mut response = if grpc {
+        let mut response = Response::new(Body::empty());
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("grpc-status", HeaderValue::from(error.grpc_status()));
+        if let Ok(message) = HeaderValue::from_str(&percent_encode(&reason)) {
+            response.headers_mut().insert("grpc-message", message);
+        }
+        response
+    } else {
+        let mut response = Response::new(Body::full(Bytes::from(format!("lacewing: {reason}\n"))));
+        *response.status_mut() = error.status();
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+        response
+    };
+    response.headers_mut().insert(headers::ERROR, label);
+    if error.status() == StatusCode::BAD_REQUEST {
+        // What follows on this connection cannot be trusted to be where we think it is.
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+/// Encodes a `grpc-message` (gRPC over HTTP/2, "Status-Message").
+fn percent_encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grpc_messages_are_percent_encoded() {
+        assert_eq!(percent_encode("50% \u{fc}\n"), "50%25 %C3%BC%0A");
+    }
+
+    #[test]
+    fn a_refusal_says_why_in_the_clients_own_protocol() {
+        let error = Error::BadRequest("no host");
+        let http = refuse(&error, false);
+        assert_eq!(http.status(), StatusCode::BAD_REQUEST);
+        assert_eq!(http.headers()["l6g-error"], "bad_request");
+        assert_eq!(http.headers()["connection"], "close");
+        let grpc = refuse(&Error::Refused, true);
+        assert_eq!((grpc.status(), &grpc.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("14")));
+    }
+}

@@ -1,0 +1,97 @@
+//! Owns the name of every label and annotation that the mesh reads or writes, and the parsed form of those with a
+//! fixed set of values. A value outside the set is refused by an error that names the key and what may be written.
+
+use std::{fmt, str::FromStr};
+
+/// Label of an EndpointSlice: its Service.
+pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// Label that a Deployment puts on the pods and ReplicaSets of one template: the suffix of the ReplicaSet's name.
+pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+
+/// Annotation of a Namespace or pod: whether pods get a proxy ([`Inject`]).
+pub const INJECT: &str = "lacewing.dev/inject";
+/// Annotation of a Namespace or pod: whom the inbound side serves ([`InboundMode`]).
+pub const INBOUND: &str = "config.lacewing.dev/inbound";
+/// Annotation of a pod that has a proxy: the proxy's version. Its presence is what makes a pod meshed.
+pub const PROXY_VERSION: &str = "lacewing.dev/proxy-version";
+/// Annotation of a pod whose traffic is not redirected: the `ip:port` of its proxy's inbound side.
+pub const PROXY_ADDRESS: &str = "lacewing.dev/proxy-address";
+
+/// Every annotation that the mesh reads. Another one under [`OWN_PREFIXES`] is a mistake that must be reported.
+pub const ANNOTATIONS: [&str; 4] = [INJECT, INBOUND, PROXY_VERSION, PROXY_ADDRESS];
+/// Prefixes of label and annotation names that belong to the mesh.
+pub const OWN_PREFIXES: [&str; 2] = ["lacewing.dev/", "config.lacewing.dev/"];
+
+/// `appProtocol` of a port whose bytes the proxy must not interpret.
+pub const OPAQUE: &str = "lacewing.dev/opaque";
+
+/// Whether pods get a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inject {
+    Enabled,
+    Disabled,
+    /// With a proxy that routes by authority, for ingress controllers.
+    Ingress,
+}
+
+impl FromStr for Inject {
+    type Err = BadValue;
+
+    fn from_str(value: &str) -> Result<Self, BadValue> {
+        match value {
+            "enabled" => Ok(Self::Enabled),
+            "disabled" => Ok(Self::Disabled),
+            "ingress" => Ok(Self::Ingress),
+            _ => Err(BadValue::new(INJECT, value, "enabled, disabled or ingress")),
+        }
+    }
+}
+
+/// Whom the inbound side of a pod serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum InboundMode {
+    /// Mesh TLS, and plain clients too.
+    #[default]
+    Permissive,
+    /// Mesh TLS or nothing.
+    Strict,
+}
+
+impl FromStr for InboundMode {
+    type Err = BadValue;
+
+    fn from_str(value: &str) -> Result<Self, BadValue> {
+        match value {
+            "permissive" => Ok(Self::Permissive),
+            "strict" => Ok(Self::Strict),
+            _ => Err(BadValue::new(INBOUND, value, "permissive or strict")),
+        }
+    }
+}
+
+/// A label or annotation whose value means nothing to the mesh.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadValue {
+    key: &'static str,
+    value: String,
+    expected: &'static str,
+}
+
+impl BadValue {
+    fn new(key: &'static str, value: &str, expected: &'static str) -> Self {
+        Self { key, value: value.to_owned(), expected }
+    }
+
+    /// The key whose value it is.
+    pub fn key(&self) -> &'static str {
+        self.key
+    }
+}
+
+impl fmt::Display for BadValue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {:?} is not {}", self.key, self.value, self.expected)
+    }
+}
+
+impl std::error::Error for BadValue {}

@@ -1,0 +1,109 @@
+//! Owns the slim Pod: who it runs as, which ports its containers declare, which addresses it has.
+
+use std::net::IpAddr;
+
+use serde::Deserialize;
+
+use crate::{ObjectMeta, Transport, nullable};
+
+/// A Pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pod {
+    pub metadata: ObjectMeta,
+    pub spec: PodSpec,
+    #[serde(deserialize_with = "nullable")]
+    pub status: PodStatus,
+}
+
+impl Pod {
+    /// The service account, `default` where the manifest names none.
+    pub fn service_account(&self) -> &str {
+        self.spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+    }
+
+    /// Every address of the pod, each once.
+    pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        let first = self.status.pod_ip;
+        first.into_iter().chain(self.status.pod_ips.iter().map(|entry| entry.ip).filter(move |ip| Some(*ip) != first))
+    }
+
+    /// The containers that run for as long as the pod: the ordinary ones and the native sidecars.
+    pub fn long_running_containers(&self) -> impl Iterator<Item = &Container> {
+        let sidecars = self.spec.init_containers.iter().filter(|container| container.is_sidecar());
+        self.spec.containers.iter().chain(sidecars)
+    }
+}
+
+/// The part of a pod's `spec` that the mesh reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodSpec {
+    pub service_account_name: Option<String>,
+    pub node_name: Option<String>,
+    /// The pod has the node's addresses, and so no identity of its own by address.
+    #[serde(deserialize_with = "nullable")]
+    pub host_network: bool,
+    #[serde(deserialize_with = "nullable")]
+    pub containers: Vec<Container>,
+    #[serde(deserialize_with = "nullable")]
+    pub init_containers: Vec<Container>,
+    /// In seconds.
+    pub termination_grace_period_seconds: Option<u64>,
+}
+
+/// A container: its name and the ports that it declares.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    pub name: String,
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Vec<ContainerPort>,
+    /// Set only on init containers; `Always` makes one a native sidecar.
+    pub restart_policy: Option<String>,
+}
+
+impl Container {
+    fn is_sidecar(&self) -> bool {
+        self.restart_policy.as_deref() == Some("Always")
+    }
+}
+
+/// A port that a container declares.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ContainerPort {
+    pub container_port: u16,
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub protocol: Transport,
+}
+
+/// The part of a pod's `status` that the mesh reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodStatus {
+    #[serde(rename = "podIP")]
+    pub pod_ip: Option<IpAddr>,
+    #[serde(rename = "podIPs", deserialize_with = "nullable")]
+    pub pod_ips: Vec<PodIp>,
+    pub phase: Option<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: Vec<Condition>,
+}
+
+/// One of a pod's addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct PodIp {
+    pub ip: IpAddr,
+}
+
+/// A condition, such as `Ready: True`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Condition {
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: String,
+}

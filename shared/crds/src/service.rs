@@ -1,0 +1,136 @@
+//! Owns the slim Service: its addresses, its ports with what they declare, and which pods it selects.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr};
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, Visitor},
+};
+
+use crate::{ObjectMeta, nullable};
+
+/// A Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Service {
+    pub metadata: ObjectMeta,
+    pub spec: ServiceSpec,
+}
+
+impl Service {
+    /// Every cluster address, each once; none for a headless Service.
+    pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
+        let ClusterIp(first) = self.spec.cluster_ip;
+        let others = self.spec.all_cluster_ips.iter().filter_map(|ip| ip.0);
+        first.into_iter().chain(others.filter(move |ip| Some(*ip) != first))
+    }
+
+    /// The TCP ports: the mesh carries nothing else.
+    pub fn tcp_ports(&self) -> impl Iterator<Item = &ServicePort> {
+        self.spec.ports.iter().filter(|port| port.protocol == Transport::Tcp)
+    }
+}
+
+/// The part of a Service's `spec` that the mesh reads.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ServiceSpec {
+    #[serde(rename = "type")]
+    pub kind: Option<String>,
+    #[serde(rename = "clusterIP", deserialize_with = "nullable")]
+    pub cluster_ip: ClusterIp,
+    #[serde(rename = "clusterIPs", deserialize_with = "nullable")]
+    pub all_cluster_ips: Vec<ClusterIp>,
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Vec<ServicePort>,
+    #[serde(deserialize_with = "nullable")]
+    pub selector: BTreeMap<String, String>,
+    pub external_name: Option<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub publish_not_ready_addresses: bool,
+}
+
+/// A cluster address; nothing for a headless Service (`None`) and before one is assigned (empty).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClusterIp(pub Option<IpAddr>);
+
+impl<'de> Deserialize<'de> for ClusterIp {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        match text.as_str() {
+            "" | "None" => Ok(Self(None)),
+            ip => ip.parse().map(|ip| Self(Some(ip))).map_err(|_| {
+                D::Error::custom(format_args!("{ip:?} is no cluster address: write an IP address, or None for a headless Service"))
+            }),
+        }
+    }
+}
+
+/// A port of a Service.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServicePort {
+    pub port: u16,
+    #[serde(default)]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub target_port: Option<PortTarget>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub protocol: Transport,
+    /// What is spoken on this port, such as `http` or `kubernetes.io/h2c`.
+    #[serde(default)]
+    pub app_protocol: Option<String>,
+}
+
+/// The container port behind a Service's port, by number or by name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortTarget {
+    Number(u16),
+    Name(String),
+}
+
+impl<'de> Deserialize<'de> for PortTarget {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(PortTargetVisitor)
+    }
+}
+
+struct PortTargetVisitor;
+
+impl Visitor<'_> for PortTargetVisitor {
+    type Value = PortTarget;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a port number from 1 to 65535 or the name of a container port")
+    }
+
+    fn visit_u64<E: Error>(self, number: u64) -> Result<PortTarget, E> {
+        let port = u16::try_from(number).ok().filter(|port| *port != 0);
+        port.map(PortTarget::Number).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
+    }
+
+    fn visit_i64<E: Error>(self, number: i64) -> Result<PortTarget, E> {
+        u64::try_from(number)
+            .map_err(|_| E::invalid_value(serde::de::Unexpected::Signed(number), &self))
+            .and_then(|number| self.visit_u64(number))
+    }
+
+    fn visit_str<E: Error>(self, name: &str) -> Result<PortTarget, E> {
+        if name.is_empty() {
+            return Err(E::invalid_value(serde::de::Unexpected::Str(name), &self));
+        }
+        Ok(PortTarget::Name(name.to_owned()))
+    }
+}
+
+/// The transport of a port. The mesh carries TCP; the others are known so that they can be told apart.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum Transport {
+    #[default]
+    #[serde(rename = "TCP")]
+    Tcp,
+    #[serde(rename = "UDP")]
+    Udp,
+    #[serde(rename = "SCTP")]
+    Sctp,
+}

@@ -1,0 +1,83 @@
+//! Owns the slim EndpointSlice (`discovery.k8s.io/v1`): which addresses serve a Service, on which ports, and whether
+//! they are ready.
+
+use serde::Deserialize;
+
+use crate::{ObjectMeta, Transport, labels, nullable};
+
+/// A part of the endpoints of one Service.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointSlice {
+    pub metadata: ObjectMeta,
+    #[serde(deserialize_with = "nullable")]
+    pub address_type: AddressType,
+    #[serde(deserialize_with = "nullable")]
+    pub ports: Vec<EndpointPort>,
+    #[serde(deserialize_with = "nullable")]
+    pub endpoints: Vec<Endpoint>,
+}
+
+impl EndpointSlice {
+    /// The Service, in the same namespace, whose endpoints these are.
+    pub fn service(&self) -> Option<&str> {
+        self.metadata.label(labels::SERVICE_NAME)
+    }
+}
+
+/// What the addresses of a slice are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+pub enum AddressType {
+    #[default]
+    IPv4,
+    IPv6,
+    /// Host names. The mesh does not resolve them.
+    #[serde(rename = "FQDN")]
+    Fqdn,
+}
+
+/// A port that all endpoints of a slice serve.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointPort {
+    /// The name of the Service's port; absent or empty for the only port of a Service.
+    pub name: Option<String>,
+    pub port: Option<u16>,
+    #[serde(deserialize_with = "nullable")]
+    pub protocol: Transport,
+    pub app_protocol: Option<String>,
+}
+
+/// One endpoint of a slice.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Endpoint {
+    /// Fungible addresses of the same endpoint; in practice one.
+    #[serde(deserialize_with = "nullable")]
+    pub addresses: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub conditions: EndpointConditions,
+    pub target_ref: Option<TargetRef>,
+    pub zone: Option<String>,
+    pub node_name: Option<String>,
+}
+
+/// The state of an endpoint. Absent `ready` means ready, as the API says.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointConditions {
+    pub ready: Option<bool>,
+    pub serving: Option<bool>,
+    pub terminating: Option<bool>,
+}
+
+/// The object behind an endpoint, usually a Pod.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct TargetRef {
+    pub kind: String,
+    pub name: String,
+    /// Absent: the namespace of the slice.
+    pub namespace: Option<String>,
+    pub uid: Option<String>,
+}

@@ -1,0 +1,100 @@
+//! Tables of objects as Kubernetes writes them, read into the slim types.
+
+use std::net::IpAddr;
+
+use crate::{
+    ClusterIp, EndpointSlice, Kind, Name, Namespace, Object, Pod, PortTarget, Service, Transport,
+    labels::{InboundMode, Inject},
+};
+
+fn read<T: serde::de::DeserializeOwned>(json: &str) -> T {
+    serde_json::from_str(json).unwrap_or_else(|e| panic!("{e}: {json}"))
+}
+
+#[test]
+fn reads_a_pod_as_kubernetes_writes_it() {
+    let pod: Pod = read(
+        r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"web-1","namespace":"emojivoto","labels":null,
+        "ownerReferences":[{"kind":"X","name":"x"},{"kind":"ReplicaSet","name":"web-6d4","controller":true}]},
+        "spec":{"serviceAccountName":"web","containers":[{"name":"web","image":"x","ports":[
+        {"containerPort":8080,"name":"http","protocol":"TCP"},{"containerPort":53,"protocol":"UDP"}]}],
+        "initContainers":[{"name":"once"},{"name":"side","restartPolicy":"Always"}]},
+        "status":{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"},{"ip":"fd00::1"}],"phase":"Running"}}"#,
+    );
+    let ips: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+    assert_eq!(pod.ips().collect::<Vec<_>>(), ips);
+    assert_eq!(pod.service_account(), "web");
+    assert_eq!(pod.metadata.controller().unwrap().name, "web-6d4");
+    let running: Vec<_> = pod.long_running_containers().map(|container| container.name.as_str()).collect();
+    assert_eq!(running, ["web", "side"]);
+    assert_eq!(pod.spec.containers[0].ports[1].protocol, Transport::Udp);
+}
+
+#[test]
+fn reads_a_service_as_kubernetes_writes_it() {
+    let service: Service = read(
+        r#"{"metadata":{"name":"web"},"spec":{"clusterIP":"10.96.0.1","clusterIPs":["10.96.0.1","fd00::9"],
+        "selector":{"app":"web"},"ports":[{"port":80,"targetPort":"http","appProtocol":"http"},
+        {"port":81,"targetPort":8081},{"port":53,"protocol":"UDP"}]}}"#,
+    );
+    assert_eq!(service.cluster_ips().count(), 2);
+    assert_eq!(service.tcp_ports().map(|port| port.port).collect::<Vec<_>>(), [80, 81]);
+    assert_eq!(service.spec.ports[0].target_port, Some(PortTarget::Name("http".into())));
+    assert_eq!(service.spec.ports[1].target_port, Some(PortTarget::Number(8081)));
+    let headless: Service = read(r#"{"metadata":{"name":"db"},"spec":{"clusterIP":"None","clusterIPs":["None"]}}"#);
+    assert_eq!(headless.spec.cluster_ip, ClusterIp(None));
+    assert_eq!(headless.cluster_ips().count(), 0);
+}
+
+#[test]
+fn refuses_values_that_no_cluster_could_hold() {
+    for bad in [
+        r#"{"spec":{"clusterIP":"web"}}"#,
+        r#"{"spec":{"ports":[{"port":70000}]}}"#,
+        r#"{"spec":{"ports":[{"targetPort":80}]}}"#,
+        r#"{"spec":{"ports":[{"port":80,"targetPort":0}]}}"#,
+        r#"{"spec":{"ports":[{"port":80,"targetPort":-1}]}}"#,
+        r#"{"spec":{"ports":[{"port":80,"targetPort":""}]}}"#,
+        r#"{"spec":{"ports":[{"port":80,"protocol":"tcp"}]}}"#,
+    ] {
+        assert!(serde_json::from_str::<Service>(bad).is_err(), "{bad}");
+    }
+    assert!(serde_json::from_str::<Pod>(r#"{"status":{"podIP":"10.0.0.300"}}"#).is_err());
+    assert!(serde_json::from_str::<EndpointSlice>(r#"{"addressType":"ipv4"}"#).is_err());
+}
+
+#[test]
+fn reads_a_slice_and_finds_its_service() {
+    let slice: EndpointSlice = read(
+        r#"{"metadata":{"name":"web-x","labels":{"kubernetes.io/service-name":"web"}},"addressType":"IPv4",
+        "ports":[{"name":"","port":8080}],"endpoints":[{"addresses":["10.0.0.1"],"conditions":{"ready":null},
+        "targetRef":{"kind":"Pod","name":"web-1"}},{"addresses":["10.0.0.2"],"conditions":null}]}"#,
+    );
+    assert_eq!(slice.service(), Some("web"));
+    assert_eq!(slice.endpoints[0].conditions.ready, None);
+}
+
+#[test]
+fn keys_name_objects_as_the_cluster_would() {
+    let pod = Object::Pod(read(r#"{"metadata":{"name":"a"}}"#));
+    assert_eq!(pod.key().name, Name::new("default", "a"));
+    assert_eq!(pod.key().to_string(), "Pod default/a");
+    let namespace = Object::Namespace(read::<Namespace>(r#"{"metadata":{"name":"prod","namespace":"odd"}}"#));
+    assert_eq!(namespace.key().to_string(), "Namespace prod");
+    for kind in Kind::ALL {
+        assert_eq!(Kind::from_name(kind.as_str()), Some(kind));
+    }
+    assert_eq!(Kind::from_name("pod"), None);
+}
+
+#[test]
+fn annotation_values_are_exact_and_errors_name_the_key() {
+    assert_eq!("strict".parse(), Ok(InboundMode::Strict));
+    assert_eq!("ingress".parse(), Ok(Inject::Ingress));
+    for bad in ["Strict", "", "strict ", "yes"] {
+        let error = bad.parse::<InboundMode>().unwrap_err();
+        assert!(error.to_string().contains("config.lacewing.dev/inbound") && error.to_string().contains("permissive"));
+        let error = bad.parse::<Inject>().unwrap_err();
+        assert!(error.to_string().contains("lacewing.dev/inject"), "{error}");
+    }
+}
