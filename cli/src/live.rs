@@ -40,7 +40,9 @@ pub struct Identity {
     /// Seconds since the Unix epoch, as are the other times.
     pub not_before: u64,
     pub not_after: u64,
-    pub renew_at: u64,
+    /// The renewal falls between these two, at a random time.
+    pub renew_from: u64,
+    pub renew_until: u64,
     /// Roots that it trusts.
     pub roots: u64,
 }
@@ -140,7 +142,7 @@ mod tests {
             (_, false) => admin::text(StatusCode::FORBIDDEN, "the header is missing"),
             ("/ready", _) => admin::text(StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n"),
             ("/identity", _) => admin::json(
-                r#"{"id":"spiffe://x/ns/a/sa/b","serial_hex":"01","not_before":1,"not_after":3,"renew_at":2,"roots":1}"#,
+                r#"{"id":"spiffe://x/ns/a/sa/b","serial_hex":"01","not_before":1,"not_after":3,"renew_from":2,"renew_until":2,"roots":1}"#,
             ),
             _ => admin::json("[]"),
         }

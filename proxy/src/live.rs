@@ -217,7 +217,7 @@ impl Ring {
                 _ => self.coarse.push_back((coarse, slot)),
             }
         }
-        while self.coarse.pop_front_if(|(tick, _)| (*tick + 1) * COARSE_S + WINDOW_MAX_S <= second + FINE_SLOTS).is_some() {}
+        while self.coarse.pop_front_if(|(tick, _)| (*tick + 1) * COARSE_S + WINDOW_MAX_S <= second).is_some() {}
     }
 
     fn buckets(&self) -> usize {

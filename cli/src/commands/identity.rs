@@ -23,7 +23,8 @@ struct IdentityRow {
     /// Seconds since the Unix epoch.
     not_before: u64,
     not_after: u64,
-    renew_at: u64,
+    renew_from: u64,
+    renew_until: u64,
     /// Roots that it trusts.
     roots: u64,
     #[serde(skip)]
@@ -39,7 +40,14 @@ impl Row for IdentityRow {
             Some(left) => format!("in {}", units::span(Duration::from_secs(left))),
             None => format!("{} ago", units::span(Duration::from_secs(self.now - at))),
         };
-        vec![self.name.clone(), self.identity.clone(), from_now(self.not_after), from_now(self.renew_at)]
+        let renews = if self.renew_from > self.now {
+            // A random moment between the two: the proxies of a mesh must not all renew at once.
+            let until = Duration::from_secs(self.renew_until.saturating_sub(self.now));
+            format!("{} to {}", from_now(self.renew_from), units::span(until))
+        } else {
+            from_now(self.renew_until)
+        };
+        vec![self.name.clone(), self.identity.clone(), from_now(self.not_after), renews]
     }
 }
 
@@ -60,8 +68,18 @@ pub fn run(context: &mut Context, options: &cli::Identity) -> Result<Exit, Failu
 }
 
 fn row(pod: crate::demo::cast::Pod, identity: live::Identity, now: u64) -> IdentityRow {
-    let live::Identity { id, not_before, not_after, renew_at, roots } = identity;
-    IdentityRow { namespace: pod.namespace, name: pod.name, identity: id, not_before, not_after, renew_at, roots, now }
+    let live::Identity { id, not_before, not_after, renew_from, renew_until, roots } = identity;
+    IdentityRow {
+        namespace: pod.namespace,
+        name: pod.name,
+        identity: id,
+        not_before,
+        not_after,
+        renew_from,
+        renew_until,
+        roots,
+        now,
+    }
 }
 
 #[cfg(test)]
@@ -70,17 +88,24 @@ mod tests {
 
     #[test]
     fn times_are_told_from_now() {
-        let row = IdentityRow {
-            namespace: "emojivoto".into(),
-            name: "web-1".into(),
-            identity: "spiffe://cluster.local/ns/emojivoto/sa/web".into(),
-            not_before: 0,
-            not_after: 86_399,
-            renew_at: 40,
-            roots: 1,
-            now: 100,
-        };
-        let text = table::text(&[row], View::default());
-        assert!(text.contains("   in 23h58m   1m0s ago"), "{text}");
+        for (now, expected) in [
+            (100, "   in 23h58m   in 11h58m to 16h46m"),
+            (50_000, "   in 10h6m   in 2h54m"),
+            (86_400, "   1s ago    7h12m ago"),
+        ] {
+            let row = IdentityRow {
+                namespace: "emojivoto".into(),
+                name: "web-1".into(),
+                identity: "spiffe://cluster.local/ns/emojivoto/sa/web".into(),
+                not_before: 0,
+                not_after: 86_399,
+                renew_from: 43_200,
+                renew_until: 60_480,
+                roots: 1,
+                now,
+            };
+            let text = table::text(&[row], View::default());
+            assert!(text.lines().nth(1).is_some_and(|line| line.ends_with(expected)), "{text}");
+        }
     }
 }

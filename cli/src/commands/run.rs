@@ -10,8 +10,8 @@ use crate::{
 pub fn run(process: Process) -> ExitCode {
     let env = |name: &str| std::env::var(name).ok();
     match process {
-        Process::Proxy => lacewing_proxy::run(env),
-        Process::Controller => lacewing_controller::run(env),
+        Process::Proxy => lacewing_proxy::run(&env),
+        Process::Controller => lacewing_controller::run(&env),
         Process::App(run) => {
             let settings =
                 Settings { listen: run.listen, proxy: run.proxy, echo: run.echo, fault: run.fault, rps: run.rps };

@@ -1,0 +1,133 @@
+//! Owns the gRPC service: who may call what, and within which limits. Wire types stop in this folder.
+//!
+//! `Certify` is authenticated by its token (`certify`); `Watch` needs the certificate of the mesh that the acceptor saw,
+//! and answers only what concerns that identity (`subscriptions`). The connection itself is `listen`'s business.
+
+mod certify;
+mod convert;
+pub mod streams;
+mod subscriptions;
+
+use std::sync::Arc;
+
+use lacewing_identity::SpiffeId;
+use lacewing_proto::control::{
+    CertifyRequest, CertifyResponse, WatchRequest, WatchResponse, control_server::Control,
+};
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{identity::Identity, metrics::Metrics, publish::Publisher, tokens::TokenReviewer};
+use certify::Certifier;
+use streams::Streams;
+use subscriptions::Subscriptions;
+
+/// Largest request message, in bytes: a token and a certificate request, with room.
+pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// Who is at the other end of the connection, as its certificate says; nobody without one. The acceptor puts it into
+/// every request's extensions.
+#[derive(Debug, Clone)]
+pub struct Peer(pub Option<SpiffeId>);
+
+/// The control service.
+pub struct Service<R> {
+    publisher: Arc<Publisher>,
+    certifier: Certifier<R>,
+    streams: Arc<Streams>,
+    stopping: watch::Receiver<bool>,
+}
+
+/// What the service is made of.
+pub struct Parts<R> {
+    pub publisher: Arc<Publisher>,
+    pub identity: Arc<Identity>,
+    pub reviewer: R,
+    pub metrics: Arc<Metrics>,
+    pub streams: Arc<Streams>,
+    /// True once the controller stops: streams then end by themselves.
+    pub stopping: watch::Receiver<bool>,
+    /// Wall time in unix seconds.
+    pub now: fn() -> u64,
+}
+
+impl<R: TokenReviewer> Service<R> {
+    pub fn new(parts: Parts<R>) -> Self {
+        let Parts { publisher, identity, reviewer, metrics, streams, stopping, now } = parts;
+        let certifier = Certifier::new(identity, reviewer, metrics, now);
+        Self { publisher, certifier, streams, stopping }
+    }
+}
+
+#[tonic::async_trait]
+impl<R: TokenReviewer> Control for Service<R> {
+    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+
+    async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
+        self.certifier.certify(request.into_inner()).await.map(Response::new)
+    }
+
+    async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
+        let Some(Peer(Some(peer))) = request.extensions().get::<Peer>().cloned() else {
+            return Err(Status::unauthenticated("watching needs a certificate of this mesh: call Certify first"));
+        };
+        let subscriptions = Subscriptions::new(peer, self.publisher.clone(), self.streams.epoch());
+        let subscriptions = Arc::new(Mutex::new(subscriptions));
+        // One answer under way and no queue behind it: whoever reads slowly gets the latest value next.
+        let (answers, receiver) = mpsc::channel(1);
+        let stream = Stream {
+            guard: self.streams.enter(&subscriptions),
+            subscriptions,
+            requests: request.into_inner(),
+            answers,
+            changes: self.publisher.generation(),
+            stopping: self.stopping.clone(),
+        };
+        // Ends with its stream, whichever side ends it.
+        tokio::spawn(stream.run());
+        Ok(Response::new(ReceiverStream::new(receiver)))
+    }
+}
+
+/// One watch stream and everything that it listens to.
+struct Stream {
+    guard: streams::Guard,
+    subscriptions: Arc<Mutex<Subscriptions>>,
+    requests: Streaming<WatchRequest>,
+    answers: mpsc::Sender<Result<WatchResponse, Status>>,
+    changes: watch::Receiver<u64>,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Stream {
+    async fn run(mut self) {
+        loop {
+            let (due, accepts) = {
+                let subscriptions = self.subscriptions.lock();
+                (subscriptions.is_due(), subscriptions.accepts())
+            };
+            tokio::select! {
+                // The answer is made only once there is room for it, so that it is the latest.
+                room = self.answers.reserve(), if due => {
+                    let Ok(room) = room else { break };
+                    if let Some(answer) = self.subscriptions.lock().next() {
+                        room.send(Ok(answer));
+                    }
+                }
+                request = self.requests.message(), if accepts => match request {
+                    Ok(Some(request)) => self.subscriptions.lock().handle(request),
+                    Ok(None) | Err(_) => break,
+                },
+                Ok(()) = self.changes.changed() => self.subscriptions.lock().look_for_changes(),
+                () = self.answers.closed() => break,
+                Ok(_) = self.stopping.wait_for(|stopping| *stopping) => break,
+            }
+        }
+        drop(self.guard);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! Owns the conversion between wire types and our own: what a proxy asks for is parsed once, what it is answered is
+//! written out. Nothing else happens here, and wire types go nowhere else.
+
+use lacewing_crds::{Name, labels::InboundMode};
+use lacewing_identity::SpiffeId;
+use lacewing_proto::control as wire;
+use wire::{key::Key as WireKey, watch_response::Answer as WireAnswer};
+
+use crate::{
+    destination::{Backend, Protocol, TARGET_BYTES_MAX, Target},
+    endpoints::Endpoint,
+    policy::InboundPorts,
+    publish::Query,
+};
+
+/// Longest name in a key, in bytes (a DNS subdomain, RFC 1123).
+const NAME_BYTES_MAX: usize = 253;
+
+/// What a proxy subscribes to, in its own words: two streams may mean different things by the same key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Key {
+    Target(String),
+    Endpoints(Backend),
+    /// A pod in the caller's namespace.
+    Inbound(String),
+    Trust,
+}
+
+impl Key {
+    /// # Errors
+    /// The key is none, in words for an operator.
+    pub fn parse(key: wire::Key) -> Result<Self, String> {
+        match key.key.ok_or("the key is empty: is the proxy newer than the controller?")? {
+            WireKey::Target(target) if target.len() > TARGET_BYTES_MAX => {
+                Err(format!("the target is longer than {TARGET_BYTES_MAX} bytes"))
+            }
+            WireKey::Target(target) => Ok(Self::Target(target)),
+            WireKey::Endpoints(wire::Backend { namespace, service, port }) => {
+                let port = u16::try_from(port).ok().filter(|port| *port != 0);
+                let port = port.ok_or("the backend's port is not from 1 to 65535")?;
+                Ok(Self::Endpoints(Backend { namespace: short(namespace)?, service: short(service)?, port }))
+            }
+            WireKey::Inbound(pod) => Ok(Self::Inbound(short(pod)?)),
+            WireKey::Trust(wire::Trust {}) => Ok(Self::Trust),
+        }
+    }
+
+    pub fn to_wire(&self) -> wire::Key {
+        let key = match self {
+            Self::Target(target) => WireKey::Target(target.clone()),
+            Self::Endpoints(Backend { namespace, service, port }) => {
+                WireKey::Endpoints(wire::Backend { namespace: namespace.clone(), service: service.clone(), port: (*port).into() })
+            }
+            Self::Inbound(pod) => WireKey::Inbound(pod.clone()),
+            Self::Trust => WireKey::Trust(wire::Trust {}),
+        };
+        wire::Key { key: Some(key) }
+    }
+
+    /// What this key means when `peer` asks.
+    pub fn query(&self, peer: &SpiffeId) -> Query {
+        match self {
+            Self::Target(target) => Query::Target { namespace: peer.namespace().to_owned(), target: target.clone() },
+            Self::Endpoints(backend) => Query::Endpoints(backend.clone()),
+            Self::Inbound(pod) => Query::Inbound {
+                pod: Name::new(peer.namespace(), pod),
+                service_account: peer.service_account().to_owned(),
+            },
+            Self::Trust => Query::Trust,
+        }
+    }
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Target(target) => write!(f, "target {target}"),
+            Self::Endpoints(Backend { namespace, service, port }) => write!(f, "endpoints {service}.{namespace}:{port}"),
+            Self::Inbound(pod) => write!(f, "inbound {pod}"),
+            Self::Trust => f.write_str("trust"),
+        }
+    }
+}
+
+fn short(name: String) -> Result<String, String> {
+    if name.len() > NAME_BYTES_MAX {
+        return Err(format!("a name in the key is longer than {NAME_BYTES_MAX} bytes"));
+    }
+    Ok(name)
+}
+
+pub fn target(target: &Target) -> WireAnswer {
+    let found = match target {
+        Target::Service { backend, protocol } => wire::target::Found::Service(wire::Service {
+            backend: Some(wire::Backend {
+                namespace: backend.namespace.clone(),
+                service: backend.service.clone(),
+                port: backend.port.into(),
+            }),
+            protocol: self::protocol(*protocol).into(),
+        }),
+        Target::NotFound(reason) => wire::target::Found::NotFound(reason.clone()),
+    };
+    WireAnswer::Target(wire::Target { found: Some(found) })
+}
+
+pub fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
+    wire::Endpoint {
+        address: endpoint.address.to_string(),
+        namespace: endpoint.namespace.clone(),
+        pod: endpoint.pod.clone(),
+        workload: endpoint.workload.clone(),
+        service_account: endpoint.service_account.clone(),
+        zone: endpoint.zone.clone(),
+        identity: endpoint.identity.as_ref().map(SpiffeId::to_string).unwrap_or_default(),
+        direct: endpoint.direct.as_ref().map(|direct| wire::Direct {
+            proxy_address: direct.proxy_address.to_string(),
+            sni: direct.sni.clone(),
+        }),
+    }
+}
+
+pub fn inbound(inbound: &InboundPorts) -> WireAnswer {
+    let port = |(port, protocol): (&u16, &Protocol)| wire::InboundPort {
+        port: (*port).into(),
+        protocol: self::protocol(*protocol).into(),
+    };
+    WireAnswer::Inbound(wire::InboundPorts {
+        strict: inbound.mode == InboundMode::Strict,
+        ports: inbound.ports.iter().map(port).collect(),
+    })
+}
+
+fn protocol(protocol: Protocol) -> wire::Protocol {
+    match protocol {
+        Protocol::Detect => wire::Protocol::Detect,
+        Protocol::Http => wire::Protocol::Http,
+        Protocol::Http2 => wire::Protocol::Http2,
+        Protocol::Opaque => wire::Protocol::Opaque,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_survive_the_wire_and_bad_ones_are_refused() {
+        let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
+        for key in [Key::Target("web:80".into()), Key::Endpoints(backend), Key::Inbound("web-1".into()), Key::Trust] {
+            assert_eq!(Key::parse(key.to_wire()), Ok(key));
+        }
+        let wire_backend = |name: &str, port: u32| WireKey::Endpoints(wire::Backend { namespace: name.into(), service: "web".into(), port });
+        for bad in [
+            None,
+            Some(WireKey::Target("x".repeat(TARGET_BYTES_MAX + 1))),
+            Some(WireKey::Inbound("x".repeat(NAME_BYTES_MAX + 1))),
+            Some(wire_backend("a", 0)),
+            Some(wire_backend("a", 65_536)),
+            Some(wire_backend(&"x".repeat(NAME_BYTES_MAX + 1), 80)),
+        ] {
+            assert!(Key::parse(wire::Key { key: bad }).is_err());
+        }
+    }
+
+    #[test]
+    fn a_caller_asks_as_itself() {
+        let peer = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
+        let asked = Key::Inbound("voting-1".into()).query(&peer);
+        assert_eq!(asked, Query::Inbound { pod: Name::new("a", "voting-1"), service_account: "web".into() });
+        let asked = Key::Target("voting:80".into()).query(&peer);
+        assert_eq!(asked, Query::Target { namespace: "a".into(), target: "voting:80".into() });
+    }
+}

@@ -1,0 +1,271 @@
+//! Owns what one watch stream follows and what it was last sent: pure state, no I/O, no task.
+//!
+//! An answer is made only when there is room to send it, from the value of that moment; values in between are never
+//! made. Endpoints go out as a snapshot first, then as what changed against what *this* stream was last sent. What
+//! cannot be followed is answered `refused`, and the stream goes on.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use lacewing_identity::SpiffeId;
+use lacewing_proto::control as wire;
+use wire::{watch_request::Action, watch_response::Answer as WireAnswer};
+
+use super::convert::{self, Key};
+use crate::{
+    endpoints::Endpoint,
+    publish::{Answer, Live, Publisher},
+};
+
+/// Most keys that one stream follows.
+pub const SUBSCRIPTIONS_MAX: usize = 1_024;
+/// Most endpoints in one message: some 150 KiB, far below gRPC's limit of 4 MiB.
+pub const ENDPOINTS_PER_MESSAGE: usize = 500;
+/// Most refusals that wait to be sent; while there are more, requests are not read.
+const REFUSALS_MAX: usize = 16;
+
+/// What one stream follows.
+pub struct Subscriptions {
+    peer: SpiffeId,
+    publisher: Arc<Publisher>,
+    epoch: u64,
+    counter: u64,
+    followed: HashMap<Key, Subscription>,
+    /// Keys that may have something new, each once.
+    due: VecDeque<Key>,
+    /// The rest of the answer that is being sent, and its key.
+    rest: Option<(Key, VecDeque<wire::WatchResponse>)>,
+    refusals: VecDeque<(Option<wire::Key>, String)>,
+}
+
+struct Subscription {
+    live: Live,
+    sent: Option<Arc<Answer>>,
+    /// Counter of the version last sent, and of the one that the proxy acts on.
+    sent_version: u64,
+    applied_version: u64,
+    is_due: bool,
+}
+
+/// One followed key, for the operator.
+#[derive(Debug, PartialEq, Eq, serde::Serialize)]
+pub struct View {
+    pub key: String,
+    /// 0: nothing yet.
+    pub sent: u64,
+    /// 0: nothing yet.
+    pub applied: u64,
+}
+
+impl Subscriptions {
+    pub fn new(peer: SpiffeId, publisher: Arc<Publisher>, epoch: u64) -> Self {
+        Self {
+            peer,
+            publisher,
+            epoch,
+            counter: 0,
+            followed: HashMap::new(),
+            due: VecDeque::new(),
+            rest: None,
+            refusals: VecDeque::new(),
+        }
+    }
+
+    pub fn peer(&self) -> &SpiffeId {
+        &self.peer
+    }
+
+    pub fn len(&self) -> usize {
+        self.followed.len()
+    }
+
+    /// What is followed, in the order of the keys.
+    pub fn view(&self) -> Vec<View> {
+        let mut keys: Vec<_> = self.followed.iter().collect();
+        keys.sort_by_key(|(key, _)| *key);
+        let view = |(key, subscription): (&Key, &Subscription)| View {
+            key: key.to_string(),
+            sent: subscription.sent_version,
+            applied: subscription.applied_version,
+        };
+        keys.into_iter().map(view).collect()
+    }
+
+    /// Whether there may be something to send.
+    pub fn is_due(&self) -> bool {
+        !self.due.is_empty() || self.rest.is_some() || !self.refusals.is_empty()
+    }
+
+    /// Whether requests should be read now.
+    pub fn accepts(&self) -> bool {
+        self.refusals.len() < REFUSALS_MAX
+    }
+
+    /// Takes a request of the proxy.
+    pub fn handle(&mut self, request: wire::WatchRequest) {
+        match request.action {
+            Some(Action::Subscribe(key)) => {
+                let parsed = Key::parse(key.clone());
+                if let Err(why) = parsed.and_then(|key| self.subscribe(key)) {
+                    self.refusals.push_back((Some(key), why));
+                }
+            }
+            Some(Action::Unsubscribe(key)) => {
+                if let Ok(key) = Key::parse(key) {
+                    self.unsubscribe(&key);
+                }
+            }
+            Some(Action::Applied(wire::Applied { key: Some(key), version: Some(version) })) => {
+                if let Ok(key) = Key::parse(key) {
+                    self.applied(&key, version);
+                }
+            }
+            Some(Action::Applied(_)) => self.refuse("`applied` names no key or no version"),
+            None => self.refuse("the request is empty: is the proxy newer than the controller?"),
+        }
+    }
+
+    fn refuse(&mut self, why: &str) {
+        self.refusals.push_back((None, why.to_owned()));
+    }
+
+    /// Follows a key; one that is followed already starts over with a snapshot.
+    fn subscribe(&mut self, key: Key) -> Result<(), String> {
+        self.unsubscribe(&key);
+        if self.followed.len() >= SUBSCRIPTIONS_MAX {
+            return Err(format!("this stream follows {SUBSCRIPTIONS_MAX} keys already: unsubscribe from some"));
+        }
+        let live = self.publisher.follow(key.query(&self.peer))?;
+        let subscription = Subscription { live, sent: None, sent_version: 0, applied_version: 0, is_due: true };
+        self.followed.insert(key.clone(), subscription);
+        self.due.push_back(key);
+        Ok(())
+    }
+
+    fn unsubscribe(&mut self, key: &Key) {
+        if self.followed.remove(key).is_some_and(|subscription| subscription.is_due) {
+            self.due.retain(|due| due != key);
+        }
+        // The rest of an answer that nobody wants any more is not worth sending.
+        if self.rest.as_ref().is_some_and(|(sending, _)| sending == key) {
+            self.rest = None;
+        }
+    }
+
+    /// Notes what the proxy acts on. Versions that it was never sent are not believed.
+    fn applied(&mut self, key: &Key, version: wire::Version) {
+        if let Some(subscription) = self.followed.get_mut(key)
+            && version.epoch == self.epoch
+            && version.counter <= subscription.sent_version
+        {
+            subscription.applied_version = subscription.applied_version.max(version.counter);
+        }
+    }
+
+    /// Notes which keys have something new.
+    pub fn look_for_changes(&mut self) {
+        for (key, subscription) in &mut self.followed {
+            if !subscription.is_due && subscription.live.has_changed().unwrap_or(false) {
+                subscription.is_due = true;
+                self.due.push_back(key.clone());
+            }
+        }
+    }
+
+    /// The next message; none if what is due turns out to be nothing new.
+    pub fn next(&mut self) -> Option<wire::WatchResponse> {
+        if let Some((_, rest)) = &mut self.rest {
+            let next = rest.pop_front();
+            if rest.is_empty() {
+                self.rest = None;
+            }
+            return next;
+        }
+        if let Some((key, why)) = self.refusals.pop_front() {
+            self.counter += 1;
+            return Some(self.message(key, WireAnswer::Refused(why)));
+        }
+        while let Some(key) = self.due.pop_front() {
+            if let Some(first) = self.start(&key) {
+                return Some(first);
+            }
+        }
+        None
+    }
+
+    /// Starts to send the current answer for a key, if it is new to this stream.
+    fn start(&mut self, key: &Key) -> Option<wire::WatchResponse> {
+        let subscription = self.followed.get_mut(key)?;
+        subscription.is_due = false;
+        let answer = subscription.live.borrow_and_update().clone()?;
+        if subscription.sent.as_ref() == Some(&answer) {
+            return None;
+        }
+        let sent = subscription.sent.replace(answer.clone());
+        self.counter += 1;
+        subscription.sent_version = self.counter;
+        let wire_key = key.to_wire();
+        let parts = parts(sent.as_deref(), &answer);
+        let mut messages: VecDeque<_> = parts.into_iter().map(|part| self.message(Some(wire_key.clone()), part)).collect();
+        let last = messages.len().saturating_sub(1);
+        messages.iter_mut().take(last).for_each(|message| message.more = true);
+        let first = messages.pop_front();
+        if !messages.is_empty() {
+            self.rest = Some((key.clone(), messages));
+        }
+        first
+    }
+
+    fn message(&self, key: Option<wire::Key>, answer: WireAnswer) -> wire::WatchResponse {
+        let version = Some(wire::Version { epoch: self.epoch, counter: self.counter });
+        wire::WatchResponse { key, version, more: false, answer: Some(answer) }
+    }
+}
+
+/// The messages that bring a stream from what it was `sent` to `answer`: at least one.
+fn parts(sent: Option<&Answer>, answer: &Answer) -> Vec<WireAnswer> {
+    match (sent, answer) {
+        (Some(Answer::Endpoints(sent)), Answer::Endpoints(now)) => delta(sent, now),
+        (_, Answer::Endpoints(now)) => snapshot(now),
+        (_, Answer::Target(target)) => vec![convert::target(target)],
+        (_, Answer::Inbound(inbound)) => vec![convert::inbound(inbound)],
+        (_, Answer::Trust(roots)) => vec![WireAnswer::Trust(wire::TrustBundle { roots: roots.clone() })],
+        (_, Answer::Refused(why)) => vec![WireAnswer::Refused(why.clone())],
+    }
+}
+
+fn snapshot(endpoints: &[Endpoint]) -> Vec<WireAnswer> {
+    let part = |chunk: &[Endpoint]| {
+        WireAnswer::Snapshot(wire::Endpoints { endpoints: chunk.iter().map(convert::endpoint).collect() })
+    };
+    match endpoints {
+        // No endpoints is an answer too.
+        [] => vec![part(&[])],
+        _ => endpoints.chunks(ENDPOINTS_PER_MESSAGE).map(part).collect(),
+    }
+}
+
+/// Both lists are sorted by address and hold each once.
+fn delta(sent: &[Endpoint], now: &[Endpoint]) -> Vec<WireAnswer> {
+    let find = |list: &[Endpoint], address: &SocketAddr| list.binary_search_by_key(address, |endpoint| endpoint.address).ok();
+    let upserted = now.iter().filter(|new| find(sent, &new.address).is_none_or(|at| sent[at] != **new));
+    let upserted: Vec<_> = upserted.map(convert::endpoint).collect();
+    let removed = sent.iter().filter(|old| find(now, &old.address).is_none());
+    let removed: Vec<_> = removed.map(|old| old.address.to_string()).collect();
+    let (mut upserted, mut removed) = (upserted.chunks(ENDPOINTS_PER_MESSAGE), removed.chunks(ENDPOINTS_PER_MESSAGE));
+    let mut parts = Vec::new();
+    loop {
+        let (upserted, removed) = (upserted.next().unwrap_or_default(), removed.next().unwrap_or_default());
+        if upserted.is_empty() && removed.is_empty() {
+            return parts;
+        }
+        let delta = wire::EndpointsDelta { upserted: upserted.to_vec(), removed: removed.to_vec() };
+        parts.push(WireAnswer::Delta(delta));
+    }
+}
+
+#[cfg(test)]
+mod tests;

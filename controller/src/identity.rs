@@ -1,0 +1,244 @@
+//! Owns the trust root and what the controller does with it: signs workloads' certificates, and holds its own.
+//!
+//! The root and issuer are made at first start, where making the file is the lock; they live in the state directory,
+//! readable by the owner only. Who may have which name is decided by `tokens`; the rules of requests and certificates
+//! are `lacewing_identity`'s.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use lacewing_identity::{Authority, ClientAuth, Issued, SpiffeId, TrustBundle, TrustDomain, tls};
+use parking_lot::RwLock;
+use rustls::ServerConfig;
+
+use crate::files;
+
+/// The signing half: certificates and private keys.
+const AUTHORITY_FILE: &str = "authority.pem";
+/// The public half, for whoever starts proxies.
+const BUNDLE_FILE: &str = "root.pem";
+/// Namespace and service account of the controller itself, as proxies expect them.
+pub const OWN_NAMESPACE: &str = "lacewing";
+pub const OWN_SERVICE_ACCOUNT: &str = "lacewing-controller";
+/// What is spoken on the gRPC port.
+const ALPN: &[&[u8]] = &[b"h2"];
+
+/// Why the controller has no identity to give or to show.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    #[error("{}: {error}; the trust root lives there, see LACEWING_STATE_DIR", path.display())]
+    File {
+        path: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+    #[error("{}: {error}; restore the file, or remove it to start with a new root (all proxies must then start anew)", path.display())]
+    Authority {
+        path: PathBuf,
+        #[source]
+        error: lacewing_identity::Error,
+    },
+    #[error(transparent)]
+    Issue(#[from] lacewing_identity::Error),
+}
+
+/// The trust root, and the controller's own certificate.
+pub struct Identity {
+    authority_path: PathBuf,
+    own_id: SpiffeId,
+    /// In seconds.
+    leaf_lifetime: u64,
+    authority: RwLock<Arc<Authority>>,
+    own: RwLock<Option<Own>>,
+}
+
+/// The controller's own certificate in use.
+struct Own {
+    tls: Arc<ServerConfig>,
+    /// Unix seconds.
+    renew_at: u64,
+    not_after: u64,
+}
+
+impl Identity {
+    /// Reads the trust root from the state directory, or makes one at `now` (unix seconds).
+    ///
+    /// # Errors
+    /// The directory or its files cannot be used.
+    pub fn open(state_dir: &Path, trust_domain: &TrustDomain, leaf_lifetime: u64, now: u64) -> Result<Self, IdentityError> {
+        let file = |path: &Path| {
+            let path = path.to_owned();
+            move |error| IdentityError::File { path, error }
+        };
+        files::private_directory(state_dir).map_err(file(state_dir))?;
+        let path = state_dir.join(AUTHORITY_FILE);
+        if !path.try_exists().map_err(file(&path))? {
+            let fresh = Authority::generate(trust_domain, now)?;
+            if files::create_new(&path, fresh.to_pem().as_bytes()).map_err(file(&path))? {
+                tracing::info!(%trust_domain, file = %path.display(), "made a new trust root");
+            }
+        }
+        // Whoever made the file: from here on, what is in it counts.
+        let text = fs::read_to_string(&path).map_err(file(&path))?;
+        let authority = Authority::from_pem(trust_domain, &text)
+            .map_err(|error| IdentityError::Authority { path: path.clone(), error })?;
+        let bundle = state_dir.join(BUNDLE_FILE);
+        files::replace(&bundle, authority.bundle().to_pem().as_bytes()).map_err(file(&bundle))?;
+        Ok(Self {
+            authority_path: path,
+            own_id: SpiffeId::new(trust_domain, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT)?,
+            leaf_lifetime,
+            authority: RwLock::new(Arc::new(authority)),
+            own: RwLock::new(None),
+        })
+    }
+
+    /// The roots that everybody should trust.
+    pub fn bundle(&self) -> TrustBundle {
+        self.authority.read().bundle().clone()
+    }
+
+    /// The identity of a service account in our trust domain.
+    ///
+    /// # Errors
+    /// A name that no certificate can carry.
+    pub fn name(&self, namespace: &str, service_account: &str) -> Result<SpiffeId, lacewing_identity::Error> {
+        SpiffeId::new(self.authority.read().trust_domain(), namespace, service_account)
+    }
+
+    /// Signs a certificate for `id` and the key of `csr`, from `now` (unix seconds) on.
+    ///
+    /// # Errors
+    /// The request is refused, or nothing can be signed.
+    pub fn issue(&self, csr: &[u8], id: &SpiffeId, now: u64) -> Result<Issued, lacewing_identity::Error> {
+        let authority = self.authority.read().clone();
+        authority.issue(csr, id, now, self.leaf_lifetime)
+    }
+
+    /// The TLS configuration with our own certificate; none before there is one.
+    pub fn tls(&self) -> Option<Arc<ServerConfig>> {
+        self.own.read().as_ref().map(|own| own.tls.clone())
+    }
+
+    /// Why connections would fail at `now` (unix seconds); nothing if all is well.
+    pub fn unready(&self, now: u64) -> Option<String> {
+        match &*self.own.read() {
+            None => Some("the controller has no certificate yet".to_owned()),
+            Some(own) if own.not_after <= now => {
+                Some(format!("the controller's certificate expired {} s ago and could not be renewed; see its log", now - own.not_after))
+            }
+            Some(_) => None,
+        }
+    }
+
+    /// Renews the issuer and our own certificate if they are due at `now` (unix seconds), and says when to ask again.
+    /// `jitter`, from 0 to 1, spreads the replicas' renewals.
+    ///
+    /// # Errors
+    /// What could not be renewed; what is there stays in use.
+    pub fn renew_if_due(&self, now: u64, jitter: f64) -> Result<u64, IdentityError> {
+        let issuer = if self.authority.read().issuer_renew_at() <= now { self.renew_issuer(now) } else { Ok(()) };
+        let due = self.own.read().as_ref().is_none_or(|own| own.renew_at <= now);
+        if due {
+            self.renew_own(now, jitter)?;
+        }
+        // Our own certificate matters more than the issuer's renewal, which has half a year to succeed.
+        issuer?;
+        let own = self.own.read().as_ref().map_or(now, |own| own.renew_at);
+        Ok(own.min(self.authority.read().issuer_renew_at()))
+    }
+
+    fn renew_issuer(&self, now: u64) -> Result<(), IdentityError> {
+        let renewed = self.authority.read().renewed(now)?;
+        files::replace(&self.authority_path, renewed.to_pem().as_bytes())
+            .map_err(|error| IdentityError::File { path: self.authority_path.clone(), error })?;
+        *self.authority.write() = Arc::new(renewed);
+        tracing::info!("renewed the issuer");
+        Ok(())
+    }
+
+    fn renew_own(&self, now: u64, jitter: f64) -> Result<(), IdentityError> {
+        let authority = self.authority.read().clone();
+        let leaf = authority.issue_own(&self.own_id, now, self.leaf_lifetime)?;
+        // Callers of `Certify` have no certificate yet, so one is asked for but not required; `Watch` checks.
+        let tls = tls::server_config(&leaf, authority.bundle(), ClientAuth::Optional, ALPN)?;
+        *self.own.write() = Some(Own { tls, renew_at: leaf.renew_at(jitter), not_after: leaf.not_after() });
+        tracing::info!(id = %self.own_id, not_after = leaf.not_after(), "issued the controller's own certificate");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use lacewing_identity::KeyAndCsr;
+
+    use super::*;
+    use crate::source::directory::tests::TempDir;
+
+    const NOW: u64 = 1_795_300_000;
+    const DAY: u64 = 86_400;
+
+    fn open(temp: &TempDir) -> Identity {
+        Identity::open(&temp.0.join("state"), &TrustDomain::parse("cluster.local").unwrap(), DAY, NOW).unwrap()
+    }
+
+    #[test]
+    fn the_root_is_made_once_and_kept_privately() {
+        let temp = TempDir::new();
+        let (first, second) = (open(&temp), open(&temp));
+        assert_eq!(first.bundle().certificates(), second.bundle().certificates());
+        let state = temp.0.join("state");
+        assert_eq!(fs::metadata(&state).unwrap().permissions().mode() & 0o777, 0o700);
+        for file in fs::read_dir(&state).unwrap() {
+            assert_eq!(file.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
+        }
+        let public = fs::read_to_string(state.join(BUNDLE_FILE)).unwrap();
+        assert!(!public.contains("PRIVATE") && TrustBundle::from_pem(&public).is_ok());
+    }
+
+    #[test]
+    fn a_damaged_root_is_never_replaced_in_silence() {
+        let temp = TempDir::new();
+        open(&temp);
+        let path = temp.0.join("state").join(AUTHORITY_FILE);
+        fs::write(&path, "nonsense").unwrap();
+        let again = Identity::open(&temp.0.join("state"), &TrustDomain::parse("cluster.local").unwrap(), DAY, NOW);
+        let error = again.err().unwrap().to_string();
+        assert!(error.contains(AUTHORITY_FILE) && error.contains("remove it"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "nonsense");
+    }
+
+    #[test]
+    fn the_own_certificate_is_there_on_demand_and_renewed_in_time() {
+        let temp = TempDir::new();
+        let identity = open(&temp);
+        assert!(identity.tls().is_none() && identity.unready(NOW).unwrap().contains("no certificate"));
+        let next = identity.renew_if_due(NOW, 0.0).unwrap();
+        assert!((NOW + DAY * 49 / 100..NOW + DAY * 51 / 100).contains(&next), "{}", next - NOW);
+        let first = identity.tls().unwrap();
+        assert_eq!(identity.renew_if_due(next - 1, 0.0).unwrap(), next);
+        assert!(Arc::ptr_eq(&identity.tls().unwrap(), &first));
+        identity.renew_if_due(next, 1.0).unwrap();
+        assert!(!Arc::ptr_eq(&identity.tls().unwrap(), &first));
+        assert_eq!(identity.unready(next), None);
+        assert!(identity.unready(next + 2 * DAY).unwrap().contains("expired"));
+    }
+
+    #[test]
+    fn the_issuer_is_renewed_and_survives_a_restart() {
+        let temp = TempDir::new();
+        let identity = open(&temp);
+        identity.renew_if_due(NOW + 300 * DAY, 0.5).unwrap();
+        let (_, csr) = KeyAndCsr::generate().unwrap();
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
+        // After the end of the first issuer's life.
+        let issued = identity.issue(&csr, &id, NOW + 400 * DAY).unwrap();
+        assert!(issued.not_after > NOW + 400 * DAY);
+        assert_eq!(issued.chain[1], open(&temp).issue(&csr, &id, NOW + 400 * DAY).unwrap().chain[1]);
+    }
+}

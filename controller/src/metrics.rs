@@ -1,0 +1,162 @@
+//! Owns every metric of the controller. Labels are closed sets of our own words: nothing that a client sends becomes
+//! one. Gauges that mirror other parts' state are set when they are scraped.
+
+use std::fmt::Write;
+
+use lacewing_crds::Kind;
+use prometheus_client::{
+    encoding::{EncodeLabelSet, LabelSetEncoder, text::encode},
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+    registry::Registry,
+};
+
+/// How a `Certify` call ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum CertifyResult {
+    Issued,
+    /// The token proved nothing.
+    BadToken,
+    /// The certificate request was refused.
+    BadRequest,
+    /// The caller, or all callers together, asked too often.
+    Throttled,
+    /// Our own fault.
+    Failed,
+}
+
+impl CertifyResult {
+    const ALL: [Self; 5] = [Self::Issued, Self::BadToken, Self::BadRequest, Self::Throttled, Self::Failed];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Issued => "issued",
+            Self::BadToken => "bad_token",
+            Self::BadRequest => "bad_request",
+            Self::Throttled => "throttled",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// One label with one of our own words.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct Word {
+    key: &'static str,
+    value: &'static str,
+}
+
+impl EncodeLabelSet for Word {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> std::fmt::Result {
+        let mut label = encoder.encode_label();
+        let mut key = label.encode_label_key()?;
+        key.write_str(self.key)?;
+        let mut value = key.encode_label_value()?;
+        value.write_str(self.value)?;
+        value.finish()
+    }
+}
+
+/// What gauges show, taken at the scrape.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Levels {
+    pub streams: usize,
+    pub subscriptions: usize,
+    pub manifest_errors: usize,
+    pub connections: usize,
+    /// In the order of [`Kind::ALL`].
+    pub objects: [usize; 4],
+}
+
+/// Every metric.
+pub struct Metrics {
+    registry: Registry,
+    certify: Family<Word, Counter>,
+    connections_refused: Counter,
+    streams: Gauge,
+    subscriptions: Gauge,
+    connections: Gauge,
+    manifest_errors: Gauge,
+    objects: Family<Word, Gauge>,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("lacewing_controller"),
+            certify: Family::default(),
+            connections_refused: Counter::default(),
+            streams: Gauge::default(),
+            subscriptions: Gauge::default(),
+            connections: Gauge::default(),
+            manifest_errors: Gauge::default(),
+            objects: Family::default(),
+        };
+        // Every series starts at zero, so that a rate over the first event is right.
+        for result in CertifyResult::ALL {
+            drop(metrics.certify.get_or_create_owned(&word("result", result.label())));
+        }
+        let registry = &mut metrics.registry;
+        registry.register("certify", "Certify calls by how they ended", metrics.certify.clone());
+        registry.register("connections_refused", "Connections that ended before a request: limit, handshake", metrics.connections_refused.clone());
+        registry.register("connections", "Open connections to the gRPC port", metrics.connections.clone());
+        registry.register("streams", "Open watch streams", metrics.streams.clone());
+        registry.register("subscriptions", "Keys that streams follow", metrics.subscriptions.clone());
+        registry.register("manifest_errors", "Files of the manifest directory that are not in force as they are", metrics.manifest_errors.clone());
+        registry.register("world_objects", "Objects in memory by kind", metrics.objects.clone());
+        metrics
+    }
+}
+
+impl Metrics {
+    pub fn certified(&self, result: CertifyResult) {
+        self.certify.get_or_create_owned(&word("result", result.label())).inc();
+    }
+
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
+    }
+
+    /// The exposition text (OpenMetrics), with gauges at these levels.
+    pub fn render(&self, levels: &Levels) -> String {
+        let set = |gauge: &Gauge, level: usize| drop(gauge.set(i64::try_from(level).unwrap_or(i64::MAX)));
+        set(&self.streams, levels.streams);
+        set(&self.subscriptions, levels.subscriptions);
+        set(&self.connections, levels.connections);
+        set(&self.manifest_errors, levels.manifest_errors);
+        for (kind, count) in Kind::ALL.into_iter().zip(levels.objects) {
+            set(&self.objects.get_or_create_owned(&word("kind", kind.as_str())), count);
+        }
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
+
+fn word(key: &'static str, value: &'static str) -> Word {
+    Word { key, value }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_is_there_from_the_start() {
+        let metrics = Metrics::default();
+        metrics.certified(CertifyResult::Issued);
+        metrics.connection_refused();
+        let text = metrics.render(&Levels { streams: 2, subscriptions: 7, objects: [1, 2, 3, 4], ..Levels::default() });
+        for line in [
+            "lacewing_controller_certify_total{result=\"issued\"} 1",
+            "lacewing_controller_certify_total{result=\"bad_token\"} 0",
+            "lacewing_controller_connections_refused_total 1",
+            "lacewing_controller_streams 2",
+            "lacewing_controller_subscriptions 7",
+            "lacewing_controller_manifest_errors 0",
+            "lacewing_controller_world_objects{kind=\"EndpointSlice\"} 4",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");
+        }
+    }
+}
