@@ -17,7 +17,7 @@ pub const SLOW_MAX: Duration = Duration::from_secs(60);
 #[derive(Parser)]
 #[command(name = "mesh", version, arg_required_else_help = true, disable_help_subcommand = true, after_help = EXAMPLES)]
 pub struct Cli {
-    /// Directory of the demo [default: lacewing-demo under $XDG_RUNTIME_DIR, else lacewing-demo-<uid> under $TMPDIR or /tmp]
+    /// Directory of the demo, where it is not the usual one
     #[arg(long, global = true, value_name = "DIR")]
     pub dir: Option<PathBuf>,
     #[command(subcommand)]
@@ -61,7 +61,7 @@ pub struct Demo {
     #[command(subcommand)]
     pub command: Option<DemoCommand>,
     /// Requests a second that the load generator sends
-    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5_000))]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=5_000))]
     pub rps: u32,
     /// First three bytes of the loopback addresses to use, so that a second demo can run beside the first
     #[arg(long, default_value = "127.1.0", value_name = "127.X.Y")]
@@ -80,7 +80,7 @@ pub enum DemoCommand {
     },
     /// List the pods, whether they are ready, and their faults
     Status {
-        #[arg(short, long, value_enum, default_value_t = Format::Table)]
+        #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
         output: Format,
     },
 }
@@ -92,7 +92,7 @@ pub enum FaultCommand {
         /// For example voting-2
         pod: String,
         /// How much later: 50ms, 2s; at most 60s
-        #[arg(long, default_value = "200ms", value_parser = slow_by)]
+        #[arg(long, value_name = "SPAN", default_value = "200ms", value_parser = slow_by)]
         by: Duration,
     },
     /// The app answers every request with an error
@@ -128,9 +128,9 @@ pub struct Stat {
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
     /// How far back to look: 10s to 10m
-    #[arg(short = 't', long, default_value = "60s", value_parser = window)]
+    #[arg(short = 't', long, value_name = "SPAN", default_value = "60s", value_parser = window)]
     pub time_window: Duration,
-    #[arg(short, long, value_enum, default_value_t = WideFormat::Table)]
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = WideFormat::Table)]
     pub output: WideFormat,
 }
 
@@ -145,10 +145,10 @@ pub struct Top {
     #[arg(long)]
     pub once: bool,
     /// How far back each picture looks: 10s to 10m
-    #[arg(short = 't', long, default_value = "10s", value_parser = window)]
+    #[arg(short = 't', long, value_name = "SPAN", default_value = "10s", value_parser = window)]
     pub time_window: Duration,
     /// Without --once, json prints one document a line
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub output: Format,
 }
 
@@ -157,7 +157,7 @@ pub struct Top {
 pub struct Identity {
     /// One pod, for example web-1; all if left out
     pub pod: Option<String>,
-    #[arg(short, long, value_enum, default_value_t = Format::Table)]
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub output: Format,
 }
 

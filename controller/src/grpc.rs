@@ -128,6 +128,3 @@ impl Stream {
         drop(self.guard);
     }
 }
-
-#[cfg(test)]
-mod tests;

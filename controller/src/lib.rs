@@ -1,12 +1,21 @@
-//! The controller: cluster state in; routes, endpoints, policy and identities out.
+//! The controller: cluster state in; endpoints, policy and identities out, to every proxy that asks.
+//!
+//! Reading order, along the way of a change: [`source`] reads manifests, [`world`] is the cluster in memory,
+//! [`publish`] recomputes what is followed by asking [`destination`], [`endpoints`] and [`policy`] (all pure), [`grpc`]
+//! sends it. Beside it: [`tokens`] and [`identity`] say who somebody is and sign it; [`listen`], [`admin`] and
+//! [`metrics`] are the two ports; [`app`] starts everything. Never on a request's path.
 
+pub mod admin;
+pub mod app;
 pub mod clock;
 pub mod conditions;
+pub mod config;
 pub mod destination;
 pub mod endpoints;
 mod files;
 pub mod grpc;
 pub mod identity;
+pub mod listen;
 pub mod metrics;
 pub mod nearest;
 pub mod policy;
@@ -14,3 +23,46 @@ pub mod publish;
 pub mod source;
 pub mod tokens;
 pub mod world;
+
+use std::process::ExitCode;
+
+use anyhow::Context;
+use lacewing_ops::{log, settings::EXIT_BAD_SETTINGS, signal};
+
+use crate::{app::App, config::Config};
+
+/// Runs a controller until it is asked to stop, on a runtime of its own. `env` maps the name of a setting to its value.
+pub fn run(env: impl Fn(&str) -> Option<String>) -> ExitCode {
+    let config = match Config::read(&env) {
+        Ok(config) => config,
+        Err(error) => {
+            // The wish for another log may be what is wrong.
+            let _ = log::init("info");
+            tracing::error!("{error}");
+            return ExitCode::from(EXIT_BAD_SETTINGS);
+        }
+    };
+    match block_on(config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn block_on(config: Config) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    runtime.block_on(Box::pin(async {
+        let with_parent = config.exit_with_parent;
+        let app = App::start(config).await?;
+        let stop = async {
+            match signal::stop_requested(with_parent).await {
+                Ok(why) => tracing::info!(why, "asked to stop"),
+                Err(error) => tracing::error!(%error, "cannot wait for signals; LACEWING_EXIT_WITH_PARENT needs a pipe as standard input"),
+            }
+        };
+        app.serve(stop).await;
+        Ok(())
+    }))
+}

@@ -118,7 +118,7 @@ impl Metrics {
 
     /// The exposition text (OpenMetrics), with gauges at these levels.
     pub fn render(&self, levels: &Levels) -> String {
-        let set = |gauge: &Gauge, level: usize| drop(gauge.set(i64::try_from(level).unwrap_or(i64::MAX)));
+        let set = |gauge: &Gauge, level: usize| gauge.set(i64::try_from(level).unwrap_or(i64::MAX));
         set(&self.streams, levels.streams);
         set(&self.subscriptions, levels.subscriptions);
         set(&self.connections, levels.connections);

@@ -74,15 +74,27 @@ async fn serve(config: Config) -> io::Result<()> {
         let connection = move |socket, from| outbound::connection(out.clone(), socket, from, destination.clone());
         tokio::spawn(listen::accept(port, drain.handle(), connection));
     }
-    let own_ports = [config.outbound, config.inbound, config.admin, config.private_admin].map(|addr| addr.port()).to_vec();
-    let into =
-        Arc::new(Inbound::new(discovery.clone(), identity.clone(), metrics.clone(), drain.handle(), config.pod_ip, own_ports));
+    let own_ports =
+        [config.outbound, config.inbound, config.admin, config.private_admin].map(|addr| addr.port()).to_vec();
+    let into = Arc::new(Inbound::new(
+        discovery.clone(),
+        identity.clone(),
+        metrics.clone(),
+        drain.handle(),
+        config.pod_ip,
+        own_ports,
+    ));
     tokio::spawn(listen::accept(inbound_port, drain.handle(), {
         let into = into.clone();
         move |socket, from| inbound::connection(into.clone(), socket, from)
     }));
 
-    tracing::info!(pod = config.pod, namespace = config.namespace, version = env!("CARGO_PKG_VERSION"), "lacewing-proxy is up");
+    tracing::info!(
+        pod = config.pod,
+        namespace = config.namespace,
+        version = env!("CARGO_PKG_VERSION"),
+        "lacewing-proxy is up"
+    );
     let exit_with_parent = config.exit_with_parent;
     let admin = Arc::new(Admin { config, discovery, identity, metrics, registry });
     let public = admin.clone();

@@ -40,11 +40,8 @@ struct LoadState {
 
 impl Default for Load {
     fn default() -> Self {
-        let state = LoadState {
-            ewma: EWMA_DEFAULT_RTT.as_secs_f64(),
-            updated: Instant::now(),
-            breaker: Breaker::default(),
-        };
+        let state =
+            LoadState { ewma: EWMA_DEFAULT_RTT.as_secs_f64(), updated: Instant::now(), breaker: Breaker::default() };
         Self { state: Mutex::new(state), in_flight: AtomicU32::new(0) }
     }
 }
@@ -60,7 +57,11 @@ impl Load {
         let waiting = self.in_flight.load(Relaxed);
         let stale = now.saturating_duration_since(state.updated) >= EWMA_DECAY;
         // Stale and idle, or due for a probe: offer it the next request that draws it.
-        let cost = if waiting == 0 && (stale || verdict == Verdict::Probe) { 0.0 } else { state.ewma * f64::from(waiting + 1) };
+        let cost = if waiting == 0 && (stale || verdict == Verdict::Probe) {
+            0.0
+        } else {
+            state.ewma * f64::from(waiting + 1)
+        };
         Some((cost, verdict))
     }
 
@@ -185,7 +186,10 @@ fn draw_two<'a, E>(all: &'a [Arc<E>], usable: &impl Fn(&Arc<E>) -> Option<(f64, 
     }
 }
 
-fn best_of_all<'a, E>(all: &'a [Arc<E>], usable: &impl Fn(&Arc<E>) -> Option<(f64, Verdict)>) -> Option<Candidate<'a, E>> {
+fn best_of_all<'a, E>(
+    all: &'a [Arc<E>],
+    usable: &impl Fn(&Arc<E>) -> Option<(f64, Verdict)>,
+) -> Option<Candidate<'a, E>> {
     let candidates = all.iter().filter_map(|endpoint| Some((endpoint, usable(endpoint)?)));
     candidates.min_by(|(_, (a, _)), (_, (b, _))| a.total_cmp(b))
 }

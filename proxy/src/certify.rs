@@ -62,10 +62,13 @@ async fn certify(control: &Control, bundle: &TrustBundle) -> Result<(Leaf, Trust
     let mut client = channel::connect(control, bundle, None).await?;
     let answer = timeout(CONTROL_TIMEOUT, client.certify(CertifyRequest { token, csr })).await;
     let answer = answer.map_err(|_| format!("the controller did not certify within {}s", CONTROL_TIMEOUT.as_secs()))?;
-    let answer = answer.map_err(|status| format!("the controller refused to certify: {} {:?}", status.code(), status.message()))?;
+    let answer = answer
+        .map_err(|status| format!("the controller refused to certify: {} {:?}", status.code(), status.message()))?;
     let answer = answer.into_inner();
     let validity = (u64::try_from(answer.not_before), u64::try_from(answer.not_after));
-    let (Ok(not_before), Ok(not_after)) = validity else { return Err("the certificate's dates are not dates".to_owned()) };
+    let (Ok(not_before), Ok(not_after)) = validity else {
+        return Err("the certificate's dates are not dates".to_owned());
+    };
     let leaf = key.with_chain(answer.chain, not_before, not_after).map_err(|error| error.to_string())?;
     if !leaf.id().is_in(&control.trust_domain) {
         return Err(format!("the certificate is of another trust domain: {}", leaf.id()));

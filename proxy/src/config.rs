@@ -204,8 +204,9 @@ impl Control {
         let bundle = s.required("LACEWING_TRUST_BUNDLE", "the trust roots in PEM", |pem| {
             TrustBundle::from_pem(pem).map_err(|e| e.to_string())
         });
-        let trust_domain =
-            s.get("LACEWING_TRUST_DOMAIN", "cluster.local", |name| TrustDomain::parse(name).map_err(|e| e.to_string()))?;
+        let trust_domain = s.get("LACEWING_TRUST_DOMAIN", "cluster.local", |name| {
+            TrustDomain::parse(name).map_err(|e| e.to_string())
+        })?;
         let identity = SpiffeId::new(&trust_domain, "lacewing", "lacewing-controller")
             .map_err(|e| s.error(format!("LACEWING_TRUST_DOMAIN: {e}")))
             .ok();
@@ -245,9 +246,14 @@ mod tests {
             _ => None,
         };
         let error = Config::read(&env).unwrap_err().to_string();
-        for part in
-            ["LACEWING_POD_NAME is not set", "LACEWING_POD_NAMESPACE", "LACEWING_INBOUND_ADDR", "on loopback", "listen=target", "LACEWING_TRUST_BUNDLE"]
-        {
+        for part in [
+            "LACEWING_POD_NAME is not set",
+            "LACEWING_POD_NAMESPACE",
+            "LACEWING_INBOUND_ADDR",
+            "on loopback",
+            "listen=target",
+            "LACEWING_TRUST_BUNDLE",
+        ] {
             assert!(error.contains(part), "{part} is missing in: {error}");
         }
     }

@@ -43,14 +43,17 @@ fn request_line(bytes: &[u8]) -> Option<Protocol> {
     };
     let mut parts = line.splitn(3, |b| *b == b' ');
     let (method, target, version) = (parts.next().unwrap_or_default(), parts.next(), parts.next());
-    let ends_well = |version: &[u8]| matches!(version.strip_suffix(b"\r").unwrap_or(version), b"HTTP/1.0" | b"HTTP/1.1");
+    let ends_well =
+        |version: &[u8]| matches!(version.strip_suffix(b"\r").unwrap_or(version), b"HTTP/1.0" | b"HTTP/1.1");
     let method_ok = method.iter().all(|b| is_token(*b)) && method.len() <= 32;
     let target_ok = target.is_none_or(|target| target.iter().all(|b| *b > b' ' && *b != 0x7f));
     match (whole, version) {
         _ if !method_ok || !target_ok => Some(Protocol::Opaque),
         (true, Some(version)) if ends_well(version) && !method.is_empty() => Some(Protocol::Http1),
         (true, _) => Some(Protocol::Opaque),
-        (false, Some(version)) if !is_prefix(version, b"HTTP/1.1\r") && !is_prefix(version, b"HTTP/1.0\r") => Some(Protocol::Opaque),
+        (false, Some(version)) if !is_prefix(version, b"HTTP/1.1\r") && !is_prefix(version, b"HTTP/1.0\r") => {
+            Some(Protocol::Opaque)
+        }
         (false, _) => None,
     }
 }
@@ -95,8 +98,13 @@ mod tests {
 
     #[test]
     fn more_bytes_never_change_an_answer() {
-        let inputs: [&[u8]; 5] =
-            [b"GET /x HTTP/1.1\r\nHost: a\r\n", PREFACE, b"\x16\x03\x03\x00\x10abc", b"MYSQL\x00\xff\n", b"POST /a HTTP/1.0\r\n\r\nbody"];
+        let inputs: [&[u8]; 5] = [
+            b"GET /x HTTP/1.1\r\nHost: a\r\n",
+            PREFACE,
+            b"\x16\x03\x03\x00\x10abc",
+            b"MYSQL\x00\xff\n",
+            b"POST /a HTTP/1.0\r\n\r\nbody",
+        ];
         for input in inputs {
             let whole = detect(input).unwrap();
             for cut in 0..input.len() {

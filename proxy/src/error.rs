@@ -15,7 +15,9 @@ pub enum Error {
     NotFound { name: String, reason: String },
     #[error("looking up {name:?} took longer than {}: the controller did not answer in time", show(*waited))]
     LookupTimeout { name: String, waited: Duration },
-    #[error("{name:?} is not known yet and the controller cannot be reached: {why}; known destinations keep working, try again when it is back")]
+    #[error(
+        "{name:?} is not known yet and the controller cannot be reached: {why}; known destinations keep working, try again when it is back"
+    )]
     LookupDown { name: String, why: String },
     #[error("{name:?} is refused: {limit} destinations are in use already")]
     LookupFull { name: String, limit: usize },
@@ -127,7 +129,11 @@ impl Error {
 
 /// Seconds for people: `0.8s`, `12s`.
 fn show(duration: Duration) -> String {
-    if duration < Duration::from_secs(10) { format!("{:.1}s", duration.as_secs_f64()) } else { format!("{}s", duration.as_secs()) }
+    if duration < Duration::from_secs(10) {
+        format!("{:.1}s", duration.as_secs_f64())
+    } else {
+        format!("{}s", duration.as_secs())
+    }
 }
 
 #[cfg(test)]
@@ -145,7 +151,11 @@ mod tests {
 
     #[test]
     fn messages_say_what_and_what_next() {
-        let none = Error::NoEndpoint { service: "shop/web:80".to_owned(), why: "2 known, all failing", since: Duration::from_secs(12) };
+        let none = Error::NoEndpoint {
+            service: "shop/web:80".to_owned(),
+            why: "2 known, all failing",
+            since: Duration::from_secs(12),
+        };
         let text = none.to_string();
         assert!(text.contains("shop/web:80") && text.contains("12s") && text.contains("mesh stat"), "{text}");
         assert_eq!((none.status(), none.grpc_status()), (StatusCode::SERVICE_UNAVAILABLE, 14));

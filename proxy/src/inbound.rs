@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
 use tokio::{
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -22,6 +23,7 @@ use tokio::{
 use crate::{
     authorize::{Decision, Mode, authorize},
     config::{HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX},
+    detect::Protocol,
     discovery::Discovery,
     error::Error,
     http::{
@@ -31,7 +33,7 @@ use crate::{
     },
     listen::Draining,
     live::{Direction, Key},
-    metrics::{Class, Metrics, Peer},
+    metrics::{Class, ConnectionGuard, Metrics, Peer},
     record::Record,
     route::DEFAULT_ROUTE,
     tcp,
@@ -61,7 +63,16 @@ impl Inbound {
         pod_ip: IpAddr,
         own_ports: Vec<u16>,
     ) -> Self {
-        Self { discovery, identity, metrics, draining, pod_ip, own_ports, apps: Mutex::default(), peers: Mutex::default() }
+        Self {
+            discovery,
+            identity,
+            metrics,
+            draining,
+            pod_ip,
+            own_ports,
+            apps: Mutex::default(),
+            peers: Mutex::default(),
+        }
     }
 
     /// The client for one of the app's ports; there are as many as the workload declares.
@@ -121,7 +132,14 @@ async fn serve(inbound: &Arc<Inbound>, socket: TcpStream) -> Result<(), Error> {
     let late = || Error::Forbidden(Refusal::new(RefusalKind::NotTls, "no TLS handshake within 10 s"));
     let connection = match accepted.unwrap_or_else(|_| Err(late()))? {
         Accepted::Mesh(connection) => connection,
-        Accepted::Plain | Accepted::Foreign => return Err(no_mesh_tls(inbound)),
+        Accepted::Foreign => return Err(no_mesh_tls(inbound)),
+        Accepted::Plain(protocol, socket) => {
+            let error = no_mesh_tls(inbound);
+            if protocol == Protocol::Http1 {
+                tell(socket, &error).await;
+            }
+            return Err(error);
+        }
     };
     let MeshConnection { io, peer, alpn, sni } = *connection;
     // Where: the SNI names the port.
@@ -152,10 +170,27 @@ async fn serve(inbound: &Arc<Inbound>, socket: TcpStream) -> Result<(), Error> {
     Ok(())
 }
 
+/// Tells a plain HTTP/1 client why it is not served: otherwise its people see a connection that just closes.
+async fn tell(mut socket: TcpStream, error: &Error) {
+    let body = format!("lacewing: {error}\n");
+    let head = format!(
+        "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nconnection: close\r\n{}: {}\r\n\r\n",
+        body.len(),
+        headers::ERROR,
+        error.label()
+    );
+    // One small write into an empty socket buffer; if the client is gone already, so be it.
+    let _ = timeout(HANDSHAKE_TIMEOUT, socket.write_all(format!("{head}{body}").as_bytes())).await;
+}
+
 fn no_mesh_tls(inbound: &Inbound) -> Error {
     let policy = inbound.discovery.inbound();
     let strict = policy.borrow().as_ref().is_none_or(|policy| policy.mode == Mode::Strict);
-    let reason = if strict { "strict: not mesh TLS" } else { "not mesh TLS, and nothing says where it is meant for" };
+    let reason = if strict {
+        "this workload takes mesh TLS only (strict): the client is not in the mesh, or bypassed its own proxy"
+    } else {
+        "not mesh TLS, and nothing says where it is meant for"
+    };
     inbound.metrics.authorized(0, Some(if strict { "strict" } else { "no_destination" }));
     Error::Denied(reason)
 }
@@ -206,7 +241,7 @@ async fn forward(client: &FromClient, incoming: Request<Incoming>, received: Ins
     let carrier = if client.alpn == Alpn::H2 { Carrier::Http2 } else { Carrier::Http1 };
     match carrier {
         Carrier::Http1 => headers::to_http1(&mut head, &authority),
-        _ => headers::to_http2(&mut head, &authority),
+        Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &authority),
     }
     let sent = client.app.send(Request::from_parts(head, Body::incoming(body)), carrier).await;
     let Answered { response, connection } = sent.map_err(|failed| failed.error)?;
@@ -220,9 +255,9 @@ async fn forward(client: &FromClient, incoming: Request<Incoming>, received: Ins
 }
 
 /// Once per socket of raw TCP: connect to the app, copy, record.
-async fn tcp_connection<I>(client: &FromClient, io: I, counted: &crate::metrics::ConnectionGuard) -> Result<(), Error>
+async fn tcp_connection<I>(client: &FromClient, io: I, counted: &ConnectionGuard) -> Result<(), Error>
 where
-    I: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    I: AsyncRead + AsyncWrite + Unpin,
 {
     let app = client.app.transport.connect(Alpn::Tcp).await?;
     Ok(tcp::forward(app, io, counted).await?)

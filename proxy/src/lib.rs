@@ -4,29 +4,29 @@
 //! The two spines, [`outbound`] and [`inbound`], are plain async functions, read top to bottom; everything else is a
 //! phase that they call. `docs/life-of-a-request.md` tells the same story in prose.
 
+pub mod admin;
 pub mod app;
-pub mod config;
-pub mod listen;
-pub mod outbound;
-pub mod inbound;
-pub mod detect;
-pub mod route;
 pub mod authorize;
 pub mod balance;
 pub mod breaker;
+pub mod certify;
+pub mod clock;
+pub mod config;
+pub mod detect;
+pub mod discovery;
 pub mod endpoint;
-pub mod retry;
+pub mod error;
 pub mod http;
+pub mod inbound;
+pub mod listen;
+pub mod live;
+pub mod metrics;
+pub mod outbound;
+pub mod record;
+pub mod retry;
+pub mod route;
+pub mod sys;
 pub mod tcp;
 pub mod tls;
-pub mod discovery;
-pub mod certify;
-pub mod record;
-pub mod error;
-pub mod metrics;
-pub mod live;
-pub mod admin;
-pub mod clock;
-pub mod sys;
 
 pub use app::run;

@@ -317,7 +317,8 @@ impl Live {
             return series.clone();
         }
         let key = if all.len() < SERIES_MAX { key.clone() } else { overflow(key.direction) };
-        let make = || Series { key: key.clone(), ring: Mutex::default(), open: AtomicI64::new(0), live: self.shared.clone() };
+        let make =
+            || Series { key: key.clone(), ring: Mutex::default(), open: AtomicI64::new(0), live: self.shared.clone() };
         all.entry(key.clone()).or_insert_with(|| Arc::new(make())).clone()
     }
 
@@ -406,7 +407,11 @@ mod tests {
         for n in 0..1_000_u64 {
             let duration = Duration::from_micros(n * 37 % 9_000);
             both.add(duration, true);
-            if n % 3 == 0 { a.add(duration, true) } else { b.add(duration, true) };
+            if n % 3 == 0 {
+                a.add(duration, true)
+            } else {
+                b.add(duration, true)
+            };
         }
         a.merge(&b);
         assert_eq!(a, both);

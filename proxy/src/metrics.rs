@@ -30,8 +30,8 @@ type Labels = Vec<(&'static str, String)>;
 
 /// Upper bounds of `response_latency_ms`, in milliseconds.
 const LATENCY_MS: [f64; 25] = [
-    1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 1_000.0, 2_000.0, 3_000.0,
-    4_000.0, 5_000.0, 10_000.0, 20_000.0, 30_000.0, 40_000.0, 50_000.0,
+    1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0, 30.0, 40.0, 50.0, 100.0, 200.0, 300.0, 400.0, 500.0, 1_000.0, 2_000.0,
+    3_000.0, 4_000.0, 5_000.0, 10_000.0, 20_000.0, 30_000.0, 40_000.0, 50_000.0,
 ];
 
 /// A histogram of latencies without locks.
@@ -93,12 +93,12 @@ where
 }
 
 impl<M: Clone + Default + Send + Sync + 'static> Capped<M> {
-    fn get(&self, labels: Labels) -> M {
-        if let Some(known) = self.family.get(&labels).map(|metric| metric.clone()) {
+    fn get(&self, labels: &Labels) -> M {
+        if let Some(known) = self.family.get(labels).map(|metric| metric.clone()) {
             return known;
         }
         if self.series.fetch_add(1, Relaxed) < METRIC_SERIES_MAX {
-            self.family.get_or_create_owned(&labels)
+            self.family.get_or_create_owned(labels)
         } else {
             self.series.fetch_sub(1, Relaxed);
             self.family.get_or_create_owned(&vec![("overflow", "true".to_owned())])
@@ -185,13 +185,21 @@ impl Metrics {
     fn register(&self, to: &mut Registry, started: UnixTime) {
         to.register("request", "Requests", self.requests.family.clone());
         to.register("response", "Responses whose stream has ended", self.responses.family.clone());
-        to.register("response_latency_ms", "Request head received to first byte of the response", self.latency.family.clone());
+        to.register(
+            "response_latency_ms",
+            "Request head received to first byte of the response",
+            self.latency.family.clone(),
+        );
         to.register("tcp_open", "Connections opened", self.tcp_open.family.clone());
         to.register("tcp_open_connections", "Connections open now", self.tcp_open_now.family.clone());
         to.register("tcp_read_bytes", "Bytes read from the peer over raw TCP", self.tcp_read.family.clone());
         to.register("tcp_write_bytes", "Bytes written to the peer over raw TCP", self.tcp_write.family.clone());
         to.register("tcp_close", "Connections closed", self.tcp_close.family.clone());
-        to.register("proxy_errors", "Requests and connections that the proxy could not serve, by cause", self.errors.family.clone());
+        to.register(
+            "proxy_errors",
+            "Requests and connections that the proxy could not serve, by cause",
+            self.errors.family.clone(),
+        );
         to.register("retry", "Requests sent again to another endpoint", self.retries.family.clone());
         to.register("retry_skipped", "Retries that were not made, by reason", self.retries_skipped.family.clone());
         to.register("inbound_tcp_authz_deny", "Inbound connections refused, by reason", self.denied.family.clone());
@@ -205,7 +213,7 @@ impl Metrics {
             self.cert_expiry.clone(),
         );
         let start = Gauge::<i64>::default();
-        start.set(started.as_secs() as i64);
+        start.set(i64::try_from(started.as_secs()).unwrap_or(i64::MAX));
         to.register("process_start_time_seconds", "When this process started", start);
         let build = Family::<Labels, Gauge>::default();
         build.get_or_create(&vec![("version", env!("CARGO_PKG_VERSION").to_owned())]).set(1);
@@ -216,7 +224,7 @@ impl Metrics {
     pub fn peer(self: &Arc<Self>, what: &live::Key, mut labels: Labels) -> Arc<Peer> {
         labels.insert(0, ("direction", what.direction.as_str().to_owned()));
         Arc::new(Peer {
-            requests: self.requests.get(labels.clone()),
+            requests: self.requests.get(&labels),
             responses: Mutex::default(),
             live: self.live.series(what),
             metrics: self.clone(),
@@ -225,22 +233,22 @@ impl Metrics {
     }
 
     pub fn error(&self, direction: Direction, label: &'static str) {
-        self.errors.get(vec![("direction", direction.as_str().to_owned()), ("error", label.to_owned())]).inc();
+        self.errors.get(&vec![("direction", direction.as_str().to_owned()), ("error", label.to_owned())]).inc();
     }
 
     pub fn retry(&self, backend: &str) {
-        self.retries.get(vec![("backend", backend.to_owned())]).inc();
+        self.retries.get(&vec![("backend", backend.to_owned())]).inc();
     }
 
     pub fn retry_skipped(&self, backend: &str, why: &'static str) {
-        self.retries_skipped.get(vec![("backend", backend.to_owned()), ("skipped", why.to_owned())]).inc();
+        self.retries_skipped.get(&vec![("backend", backend.to_owned()), ("skipped", why.to_owned())]).inc();
     }
 
     pub fn authorized(&self, port: u16, denied: Option<&'static str>) {
         let port = ("srv_port", port.to_string());
         match denied {
-            None => self.allowed.get(vec![port]).inc(),
-            Some(reason) => self.denied.get(vec![port, ("reason", reason.to_owned())]).inc(),
+            None => self.allowed.get(&vec![port]).inc(),
+            Some(reason) => self.denied.get(&vec![port, ("reason", reason.to_owned())]).inc(),
         };
     }
 
@@ -296,26 +304,26 @@ impl Peer {
     fn responses_of(&self, kind: (u16, Option<u16>), class: Class) -> Responses {
         let mut labels = self.labels.clone();
         labels.push(("status_code", kind.0.to_string()));
-        let latency = self.metrics.latency.get(labels.clone());
+        let latency = self.metrics.latency.get(&labels);
         labels.push(("classification", class.as_str().to_owned()));
         if let Some(code) = kind.1 {
             labels.push(("grpc_status", code.to_string()));
         }
-        Responses { kind, total: self.metrics.responses.get(labels), latency }
+        Responses { kind, total: self.metrics.responses.get(&labels), latency }
     }
 
     /// A connection with this peer opened; the guard records its end.
     pub fn connection(&self) -> ConnectionGuard {
-        self.metrics.tcp_open.get(self.labels.clone()).inc();
-        let open = self.metrics.tcp_open_now.get(self.labels.clone());
+        self.metrics.tcp_open.get(&self.labels).inc();
+        let open = self.metrics.tcp_open_now.get(&self.labels);
         open.inc();
         let mut closed = self.labels.clone();
         closed.push(("errno", String::new()));
         ConnectionGuard {
             open,
-            read: self.metrics.tcp_read.get(self.labels.clone()),
-            write: self.metrics.tcp_write.get(self.labels.clone()),
-            close: self.metrics.tcp_close.get(closed),
+            read: self.metrics.tcp_read.get(&self.labels),
+            write: self.metrics.tcp_write.get(&self.labels),
+            close: self.metrics.tcp_close.get(&closed),
             live: self.live.clone(),
             _open: self.live.open(),
         }

@@ -24,12 +24,12 @@ use crate::{
     error::{Error, Retry},
     http::{
         body::{Body, ReplayHandle},
-        client::{Answered, Failed},
+        client::{Answered, Carrier, Failed},
         headers, server,
     },
     listen::Draining,
     live::Direction,
-    metrics::Metrics,
+    metrics::{Class, Metrics},
     record::Record,
     route::{self, Route},
     tcp,
@@ -121,7 +121,12 @@ pub async fn request(outbound: &Outbound, incoming: Request<Incoming>) -> Respon
     }
 }
 
-async fn forward(outbound: &Outbound, head: request::Parts, body: Incoming, received: Instant) -> Result<Response<Body>, Error> {
+async fn forward(
+    outbound: &Outbound,
+    head: request::Parts,
+    body: Incoming,
+    received: Instant,
+) -> Result<Response<Body>, Error> {
     // Route: what the head decides.
     let route = route::route(&head)?;
     // Look up: what the destination is.
@@ -138,14 +143,15 @@ async fn forward(outbound: &Outbound, head: request::Parts, body: Incoming, rece
         endpoint.metrics.request();
         // Send: mesh TLS if the endpoint has an identity, and never without it then.
         let sent = Instant::now();
-        let (error, unsent) = match endpoint.client.send(attempt.request(&route, &endpoint), route.carrier(endpoint.is_meshed())).await {
-            Ok(answered) => match broken_answer(&answered, &endpoint) {
-                None => {
+        let carrier = route.carrier(endpoint.is_meshed());
+        let (error, unsent) = match endpoint.client.send(attempt.request(&route, carrier), carrier).await {
+            Ok(answered) => {
+                let Some(error) = broken_answer(&answered, &endpoint) else {
                     endpoint.load().observe(sent.elapsed(), Instant::now());
                     return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
-                }
-                Some(error) => (error, None),
-            },
+                };
+                (error, None)
+            }
             Err(failed) => {
                 let Failed { error, unsent } = *failed;
                 (error, unsent)
@@ -154,13 +160,11 @@ async fn forward(outbound: &Outbound, head: request::Parts, body: Incoming, rece
         // Retry, or give up: only what is allowed and can be sent once more.
         backend.failed(&endpoint, &error);
         let again = unsent.map(Attempt::from).or_else(|| kept.as_ref().map(Kept::again));
-        match again.filter(|_| retries.may_retry(&route, &error, &backend, outbound)) {
-            Some(again) => attempt = again,
-            None => {
-                endpoint.metrics.response(error.status(), None, crate::metrics::Class::Failure, received.elapsed());
-                return Err(error);
-            }
-        }
+        let Some(again) = again.filter(|_| retries.may_retry(&route, &error, &backend, outbound)) else {
+            endpoint.metrics.response(error.status(), None, Class::Failure, received.elapsed());
+            return Err(error);
+        };
+        attempt = again;
         tried.push(endpoint);
     }
 }
@@ -192,11 +196,11 @@ impl Attempt {
         (Self { head, body }, Some(kept))
     }
 
-    fn request(self, route: &Route, endpoint: &Endpoint) -> Request<Body> {
+    fn request(self, route: &Route, carrier: Carrier) -> Request<Body> {
         let Self { mut head, body } = self;
-        match route.carrier(endpoint.is_meshed()) {
-            crate::http::client::Carrier::Http1 => headers::to_http1(&mut head, &route.authority),
-            _ => headers::to_http2(&mut head, &route.authority),
+        match carrier {
+            Carrier::Http1 => headers::to_http1(&mut head, &route.authority),
+            Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &route.authority),
         }
         Request::from_parts(head, body)
     }
@@ -286,6 +290,7 @@ async fn tcp_connection(outbound: &Outbound, socket: TcpStream, target: &str) ->
         match endpoint.client.transport.connect(Alpn::Tcp).await {
             Ok(peer) => {
                 endpoint.load().observe(started.elapsed(), Instant::now());
+                backend.balancer.outcome(&endpoint, true, Instant::now());
                 break (endpoint, peer);
             }
             Err(error) => {
@@ -299,7 +304,5 @@ async fn tcp_connection(outbound: &Outbound, socket: TcpStream, target: &str) ->
     };
     let _in_flight = InFlight::new(endpoint.clone());
     let counted = endpoint.metrics.connection();
-    let copied = tcp::forward(socket, peer, &counted).await;
-    backend.balancer.outcome(&endpoint, copied.is_ok(), Instant::now());
-    Ok(copied?)
+    Ok(tcp::forward(socket, peer, &counted).await?)
 }

@@ -24,8 +24,9 @@ pub struct Record {
     /// Goes back to its pool when the response was read to its end.
     connection: Option<Reusable>,
     status: StatusCode,
-    /// gRPC: the status so far; the trailers have the last word.
-    grpc: Option<Option<u16>>,
+    is_grpc: bool,
+    /// gRPC status in the head; the trailers have the last word.
+    grpc: Option<u16>,
     latency: Duration,
     done: bool,
 }
@@ -39,11 +40,13 @@ struct Outbound {
 impl Record {
     /// `latency` is the time from the request's head to the response's first byte.
     pub fn new(peer: Arc<Peer>, head: &response::Parts, connection: Option<Reusable>, latency: Duration) -> Self {
-        let grpc = headers::is_grpc(&head.headers).then(|| grpc_status(&head.headers));
-        Self { peer, outbound: None, connection, status: head.status, grpc, latency, done: false }
+        let is_grpc = headers::is_grpc(&head.headers);
+        let grpc = grpc_status(&head.headers);
+        Self { peer, outbound: None, connection, status: head.status, is_grpc, grpc, latency, done: false }
     }
 
     /// Also tells the balancer.
+    #[must_use]
     pub fn outbound(mut self, backend: Arc<Backend>, endpoint: Arc<Endpoint>, in_flight: InFlight<Endpoint>) -> Self {
         self.outbound = Some(Outbound { backend, endpoint, _in_flight: in_flight });
         self
@@ -63,15 +66,14 @@ impl Recorder for Record {
     fn end(mut self: Box<Self>, end: End<'_>) {
         match end {
             End::Complete(trailers) => {
-                let last = trailers.and_then(grpc_status);
                 // gRPC without any status is a broken server: UNKNOWN (2), as gRPC clients see it.
-                let grpc = self.grpc.map(|first| last.or(first).unwrap_or(2));
-                self.finish(grpc, false);
+                let status = trailers.and_then(grpc_status).or(self.grpc).unwrap_or(2);
+                self.finish(self.is_grpc.then_some(status), false);
                 if let Some(connection) = self.connection.take() {
                     connection.done();
                 }
             }
-            End::Broken(_) => self.finish(self.grpc.flatten(), true),
+            End::Broken(_) => self.finish(self.grpc, true),
         }
     }
 }
@@ -80,7 +82,7 @@ impl Drop for Record {
     /// The receiver left before the end: judged by what was seen, for it is not the server's doing.
     fn drop(&mut self) {
         if !self.done {
-            self.finish(self.grpc.map(|first| first.unwrap_or(0)), false);
+            self.finish(self.is_grpc.then(|| self.grpc.unwrap_or(0)), false);
         }
     }
 }

@@ -39,7 +39,8 @@ pub fn route(head: &request::Parts) -> Result<Route, Error> {
         return Err(Error::BadRequest("the request's host name is too long"));
     }
     let chunked = head.headers.contains_key(http::header::TRANSFER_ENCODING);
-    let declared = head.headers.get(CONTENT_LENGTH).map(|value| value.to_str().ok().and_then(|n| n.parse::<u64>().ok()));
+    let declared =
+        head.headers.get(CONTENT_LENGTH).map(|value| value.to_str().ok().and_then(|n| n.parse::<u64>().ok()));
     let idempotent = matches!(
         head.method,
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE

@@ -134,7 +134,12 @@ pub struct Transport {
 }
 
 impl Transport {
-    pub fn new(addr: SocketAddr, peer: Option<SpiffeId>, sni: Option<ServerName<'static>>, identity: Arc<Identity>) -> Self {
+    pub fn new(
+        addr: SocketAddr,
+        peer: Option<SpiffeId>,
+        sni: Option<ServerName<'static>>,
+        identity: Arc<Identity>,
+    ) -> Self {
         Self { addr, peer, sni, identity, configs: Mutex::default() }
     }
 
@@ -143,12 +148,14 @@ impl Transport {
     /// # Errors
     /// [`Error::Connect`], [`Error::Handshake`] or [`Error::NoCertificate`]; nothing was sent to the app in any case.
     pub async fn connect(&self, alpn: Alpn) -> Result<Io, Error> {
-        let socket = self.connect_tcp().await.map_err(|cause| Error::Connect { addr: self.addr, cause: Arc::new(cause) })?;
+        let socket =
+            self.connect_tcp().await.map_err(|cause| Error::Connect { addr: self.addr, cause: Arc::new(cause) })?;
         let Some(peer) = &self.peer else { return Ok(Io::Plain(socket)) };
         let config = self.client_config(peer, alpn)?;
         let name = self.sni.clone().unwrap_or(ServerName::IpAddress(self.addr.ip().into()));
         let handshake = TlsConnector::from(config).connect(name, socket);
-        let stream = timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+        let stream =
+            timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let failed = |refusal| Error::Handshake { addr: self.addr, refusal };
         let stream = stream.map_err(|error| failed(lacewing_identity::refusal(&error)))?;
         if stream.get_ref().1.alpn_protocol() != Some(alpn.id()) {
@@ -193,8 +200,8 @@ pub enum Accepted {
     Mesh(Box<MeshConnection>),
     /// The app's own TLS; its bytes are all still there.
     Foreign,
-    /// No TLS.
-    Plain,
+    /// No TLS; its first bytes were read.
+    Plain(Protocol, TcpStream),
 }
 
 /// An authenticated connection from a peer.
@@ -211,8 +218,9 @@ pub struct MeshConnection {
 /// [`Error::Forbidden`]: the peer did not prove an identity of ours, or sends garbage; [`Error::NoCertificate`].
 pub async fn accept(mut socket: TcpStream, identity: &Identity) -> Result<Accepted, Error> {
     let mut first = BytesMut::new();
-    if !matches!(first_protocol(&mut socket, &mut first).await?, Protocol::Tls) {
-        return Ok(Accepted::Plain);
+    match first_protocol(&mut socket, &mut first).await? {
+        Protocol::Tls => {}
+        plain => return Ok(Accepted::Plain(plain, socket)),
     }
     if !offers_mesh(&mut socket, &mut first).await? {
         return Ok(Accepted::Foreign);
@@ -225,7 +233,8 @@ pub async fn accept(mut socket: TcpStream, identity: &Identity) -> Result<Accept
     let peer = lacewing_identity::peer_id(session.peer_certificates().unwrap_or_default())
         .map_err(|error| forbidden(RefusalKind::UntrustedCertificate, error.to_string()))?;
     let alpn = session.alpn_protocol().and_then(Alpn::parse);
-    let alpn = alpn.ok_or_else(|| forbidden(RefusalKind::Alpn, "the client offered a mesh protocol that is not known here"))?;
+    let alpn =
+        alpn.ok_or_else(|| forbidden(RefusalKind::Alpn, "the client offered a mesh protocol that is not known here"))?;
     let sni = session.server_name().map(str::to_owned);
     Ok(Accepted::Mesh(Box::new(MeshConnection { io, peer, alpn, sni })))
 }
@@ -260,7 +269,10 @@ async fn offers_mesh(socket: &mut TcpStream, first: &mut BytesMut) -> Result<boo
                 return Ok(offered.any(|protocol| protocol.starts_with(MESH_PREFIX)));
             }
             Ok(None) if first.len() >= CLIENT_HELLO_MAX => {
-                return Err(forbidden(RefusalKind::NotTls, format!("the ClientHello is longer than {CLIENT_HELLO_MAX} bytes")));
+                return Err(forbidden(
+                    RefusalKind::NotTls,
+                    format!("the ClientHello is longer than {CLIENT_HELLO_MAX} bytes"),
+                ));
             }
             Ok(None) => {
                 if socket.read_buf(first).await? == 0 {

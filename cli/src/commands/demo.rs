@@ -31,7 +31,7 @@ const FIRST_NUMBERS_AFTER: Duration = Duration::from_secs(2);
 const FIRST_WINDOW: Duration = Duration::from_secs(10);
 
 pub fn run(context: &mut Context, rps: u32, subnet: Subnet) -> Result<Exit, Failure> {
-    let held = Held::take(context.layout.clone(), context.now)?;
+    let mut held = Held::take(context.layout.clone(), context.now)?;
     let (started, printer) = (context.now, &mut *context.printer);
     let ended = block_on(async {
         tokio::select! {
@@ -40,6 +40,9 @@ pub fn run(context: &mut Context, rps: u32, subnet: Subnet) -> Result<Exit, Fail
             stop = stopped() => stop,
         }
     });
+    if matches!(&ended, Err(failure) if failure.exit() == Exit::Timeout) {
+        held.keep_logs();
+    }
     drop(held);
     ended?;
     context.printer.note("stopped: no process and no file is left");
@@ -118,24 +121,31 @@ fn banner(pods: &[Pod], took: Duration, rps: u32, mesh: &str) -> String {
         }
     }
     let running = replicas.iter().map(|(workload, n)| format!("{workload} ×{n}")).collect::<Vec<_>>().join(", ");
-    let entry = pods.last().map_or_else(String::new, |pod| pod.outbound().to_string());
-    format!(
+    let mut text = format!(
         "\
 The mesh is up after {:.1}s: a controller and {} pods, each an app behind its own proxy.
-  {running}; {rps} requests a second from traffic to web; mutual TLS between all proxies
+{running}; {rps} requests a second from traffic to web; mutual TLS between all proxies.
 
-  {mesh} stat                       success rate, request rate and latency
-  {mesh} top                        who calls whom, every second
-  {mesh} identity                   the certificates
-  {mesh} demo fault slow voting-2   then watch `stat pod`; also fail, kill; end it with `demo heal`
-  curl -x http://{entry} http://web.emojivoto:8080/
-                                    a request of your own, through a proxy
-
-One service fails a part of its requests: can you find which, and which path? Ctrl-C ends the demo.
 ",
         took.as_secs_f64(),
         pods.len(),
-    )
+    );
+    let entry = pods.last().map_or_else(String::new, |pod| pod.outbound().to_string());
+    let lines = [
+        (format!("{mesh} stat"), "success rate, request rate and latency"),
+        (format!("{mesh} top"), "who calls whom, every second"),
+        (format!("{mesh} identity"), "the certificates"),
+        (format!("{mesh} demo fault slow voting-2"), "break something (also fail, kill), then look at `stat pod`"),
+        (format!("{mesh} demo heal"), "and mend it"),
+        (format!("curl -x http://{entry} http://web.emojivoto:8080/"), "a request of your own, through a proxy"),
+    ];
+    let width = lines.iter().map(|(command, _)| command.chars().count()).max().unwrap_or_default();
+    for (command, what) in lines {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "  {command:<width$}  {what}");
+    }
+    text.push_str("\nOne service fails a part of its requests: which, and which path? Ctrl-C ends the demo.\n");
+    text
 }
 
 #[cfg(test)]

@@ -167,8 +167,7 @@ ports:
         // Writing to a String cannot fail.
         let _ = write!(
             text,
-            "\
-  - addresses:
+            "  - addresses:
       - {ip}
     conditions:
       ready: {ready}
@@ -186,3 +185,6 @@ ports:
     }
     text
 }
+
+#[cfg(test)]
+mod tests;

@@ -57,7 +57,7 @@ pub async fn start(held: &Held, options: Options, started: u64, printer: &mut Pr
         crew.start(proxy(layout, pod, options.subnet, &bundle))?;
     }
     held.describe(&Description { pid: std::process::id(), started, pods: pods.clone() })?;
-    wait_until_ready(&mut crew, &pods, printer).await?;
+    wait_until_ready(&mut crew, layout, &pods, printer).await?;
     for pod in pods.iter().filter(|pod| is_traffic(pod)) {
         crew.start(app(layout, pod, options.rps)?)?;
     }
@@ -173,25 +173,30 @@ async fn trust_bundle(
     let started = Instant::now();
     loop {
         let missing = pods.iter().map(|pod| layout.token(pod)).find(|token| !token.exists());
-        let (bundle, missing) = match (fs::read_to_string(layout.trust_bundle()), missing) {
+        let missing = match (fs::read_to_string(layout.trust_bundle()), missing) {
             (Ok(bundle), None) if !bundle.is_empty() => return Ok(bundle),
-            (Ok(bundle), Some(token)) if !bundle.is_empty() => ("is there", token),
-            _ => ("is missing", layout.trust_bundle()),
+            (Ok(bundle), Some(token)) if !bundle.is_empty() => token,
+            _ => layout.trust_bundle(),
         };
         if started.elapsed() > CONTROLLER_TIMEOUT {
             let what = format!(
-                "the controller was not up after {}s: {} is not there (the trust root {bundle}); it said last: {}",
+                "the controller was not up after {}s: {} is not there; it said last: {}",
                 CONTROLLER_TIMEOUT.as_secs(),
                 missing.display(),
                 crew.last_words("controller")
             );
-            return Err(Failure::new(Exit::Timeout, what).hint("run again with LACEWING_LOG=debug in the environment"));
+            return Err(timed_out(layout, what));
         }
         pause(crew, printer).await;
     }
 }
 
-async fn wait_until_ready(crew: &mut Crew, pods: &[Pod], printer: &mut Printer) -> Result<(), Failure> {
+async fn wait_until_ready(
+    crew: &mut Crew,
+    layout: &Layout,
+    pods: &[Pod],
+    printer: &mut Printer,
+) -> Result<(), Failure> {
     let started = Instant::now();
     let mut waiting: Vec<Pod> = pods.to_vec();
     loop {
@@ -211,11 +216,19 @@ async fn wait_until_ready(crew: &mut Crew, pods: &[Pod], printer: &mut Printer) 
                 pod.name,
                 crew.last_words(&format!("{}-proxy", pod.name))
             );
-            return Err(Failure::new(Exit::Timeout, what).hint("run again with LACEWING_LOG=debug in the environment"));
+            return Err(timed_out(layout, what));
         }
         waiting.extend(not_ready.into_iter().map(|(_, pod)| pod));
         pause(crew, printer).await;
     }
+}
+
+fn timed_out(layout: &Layout, what: String) -> Failure {
+    let logs = layout.log("controller").with_file_name("");
+    Failure::new(Exit::Timeout, what).hint(format!(
+        "the logs are kept in {}; for more in them, run again with LACEWING_LOG=debug in the environment",
+        logs.display()
+    ))
 }
 
 async fn pause(crew: &mut Crew, printer: &mut Printer) {

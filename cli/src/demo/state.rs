@@ -23,7 +23,8 @@ const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 const LOCK: &str = "lock";
 const DESCRIPTION: &str = "demo.json";
-const DIRECTORIES: [&str; 5] = ["manifests", "controller", "tokens", "logs", "faults"];
+const LOGS: &str = "logs";
+const DIRECTORIES: [&str; 5] = ["manifests", "controller", "tokens", LOGS, "faults"];
 
 /// Paths of a demo's directory.
 #[derive(Clone, Debug)]
@@ -73,7 +74,7 @@ impl Layout {
     }
 
     pub fn log(&self, process: &str) -> PathBuf {
-        self.root.join("logs").join(format!("{process}.log"))
+        self.root.join(LOGS).join(format!("{process}.log"))
     }
 
     pub fn faults(&self) -> PathBuf {
@@ -122,6 +123,8 @@ pub struct Description {
 /// The directory, held by this process.
 pub struct Held {
     layout: Layout,
+    /// Whether the logs stay behind, for a user who must find out what went wrong.
+    keep_logs: bool,
     /// Locked until it is dropped, or this process ends in any way.
     _lock: File,
 }
@@ -135,7 +138,7 @@ impl Held {
         make_private(layout.root())?;
         let path = layout.root.join(LOCK);
         let mut lock = acquire(&path, now)?;
-        clear(&layout).map_err(|error| Failure::file("clear", layout.root(), &error))?;
+        clear(&layout, false).map_err(|error| Failure::file("clear", layout.root(), &error))?;
         for name in DIRECTORIES {
             let path = layout.root.join(name);
             DirBuilder::new().mode(0o700).create(&path).map_err(|error| Failure::file("make", &path, &error))?;
@@ -143,11 +146,16 @@ impl Held {
         let owner = format!("{} {now}\n", std::process::id());
         let written = lock.set_len(0).and_then(|()| lock.rewind()).and_then(|()| lock.write_all(owner.as_bytes()));
         written.map_err(|error| Failure::file("write", &path, &error))?;
-        Ok(Self { layout, _lock: lock })
+        Ok(Self { layout, keep_logs: false, _lock: lock })
     }
 
     pub fn layout(&self) -> &Layout {
         &self.layout
+    }
+
+    /// Leaves the logs behind when the directory is given up; the next demo clears them.
+    pub fn keep_logs(&mut self) {
+        self.keep_logs = true;
     }
 
     /// Tells the other commands what runs.
@@ -161,7 +169,7 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         // Best effort: what stays is cleared by the next demo.
-        let _ = clear(&self.layout);
+        let _ = clear(&self.layout, self.keep_logs);
         let _ = fs::remove_file(self.layout.root.join(LOCK));
         let _ = fs::remove_dir(self.layout.root());
     }
@@ -242,12 +250,13 @@ fn occupied(lock: &mut File, path: &Path, now: u64) -> Failure {
 }
 
 /// Removes what demos make, and nothing else.
-fn clear(layout: &Layout) -> io::Result<()> {
+fn clear(layout: &Layout, keep_logs: bool) -> io::Result<()> {
     let gone = |result: io::Result<()>| match result {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     };
-    DIRECTORIES.iter().try_for_each(|name| gone(fs::remove_dir_all(layout.root.join(name))))?;
+    let directories = DIRECTORIES.iter().filter(|name| !(keep_logs && **name == LOGS));
+    directories.into_iter().try_for_each(|name| gone(fs::remove_dir_all(layout.root.join(name))))?;
     gone(fs::remove_file(layout.root.join(DESCRIPTION)))
 }
 

@@ -29,7 +29,11 @@ pub struct Channel(http2::SendRequest<tonic::body::Body>);
 ///
 /// # Errors
 /// What failed, in words for an operator.
-pub async fn connect(control: &Control, bundle: &TrustBundle, leaf: Option<&Leaf>) -> Result<ControlClient<Channel>, String> {
+pub async fn connect(
+    control: &Control,
+    bundle: &TrustBundle,
+    leaf: Option<&Leaf>,
+) -> Result<ControlClient<Channel>, String> {
     let addr = &control.addr;
     let attempt = async {
         let socket = TcpStream::connect(addr).await?;
@@ -44,7 +48,9 @@ pub async fn connect(control: &Control, bundle: &TrustBundle, leaf: Option<&Leaf
     let stream = match timeout(CONTROL_TIMEOUT, attempt).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Err(format!("cannot connect to the controller at {addr}: {error}")),
-        Err(_) => return Err(format!("cannot connect to the controller at {addr}: no answer within {CONTROL_TIMEOUT:?}")),
+        Err(_) => {
+            return Err(format!("cannot connect to the controller at {addr}: no answer within {CONTROL_TIMEOUT:?}"));
+        }
     };
     let (sender, connection) = http2::Builder::new(TokioExecutor::new())
         .timer(TokioTimer::new())

@@ -156,7 +156,8 @@ impl Session<'_> {
 
     /// Applies one answer and reports its version. One that cannot be applied is logged and changes nothing.
     fn apply(&mut self, response: WatchResponse) {
-        let WatchResponse { key: Some(wire::Key { key: Some(key) }), version, more, answer: Some(answer) } = response else {
+        let WatchResponse { key: Some(wire::Key { key: Some(key) }), version, more, answer: Some(answer) } = response
+        else {
             tracing::warn!("the controller sent an answer without key or content; ignored");
             return;
         };
@@ -167,7 +168,9 @@ impl Session<'_> {
                 let _ = self.requests.try_send(WatchRequest { action: Some(Action::Applied(applied)) });
             }
             Ok(false) => {}
-            Err(why) => tracing::warn!(?key, why, "an answer of the controller cannot be applied; the last one stays in force"),
+            Err(why) => {
+                tracing::warn!(?key, why, "an answer of the controller cannot be applied; the last one stays in force");
+            }
         }
     }
 
@@ -196,7 +199,7 @@ impl Session<'_> {
                 self.set_endpoints(key, known, delta.upserted);
             }
             (WireKey::Inbound(_), Answer::Inbound(ports)) => {
-                self.discovery.inbound.send_replace(Some(parse::inbound(ports)?));
+                self.discovery.inbound.send_replace(Some(parse::inbound(&ports)?));
             }
             (WireKey::Trust(_), Answer::Trust(bundle)) => self.set_trust(bundle)?,
             (WireKey::Target(name), Answer::Refused(why)) => {
@@ -257,7 +260,10 @@ mod tests {
             let started = tokio::time::Instant::now();
             backoff.wait().await;
             let waited = started.elapsed();
-            assert!(waited >= CONTROL_BACKOFF_MIN && waited <= CONTROL_BACKOFF_MAX + Duration::from_millis(1), "{waited:?}");
+            assert!(
+                waited >= CONTROL_BACKOFF_MIN && waited <= CONTROL_BACKOFF_MAX + Duration::from_millis(1),
+                "{waited:?}"
+            );
         }
         backoff.reset();
         let started = tokio::time::Instant::now();

@@ -68,7 +68,7 @@ pub fn endpoint(endpoint: wire::Endpoint) -> Result<Info, String> {
     })
 }
 
-pub fn inbound(ports: wire::InboundPorts) -> Result<Inbound, String> {
+pub fn inbound(ports: &wire::InboundPorts) -> Result<Inbound, String> {
     let mode = if ports.strict { Mode::Strict } else { Mode::Permissive };
     let ports = ports.ports.iter().map(|declared| port(declared.port)).collect::<Result<_, _>>()?;
     Ok(Inbound { mode, ports })
@@ -86,7 +86,10 @@ mod tests {
         wire::Endpoint {
             address: "10.0.0.1:8080".to_owned(),
             identity: "spiffe://cluster.local/ns/shop/sa/web".to_owned(),
-            direct: Some(wire::Direct { proxy_address: "10.0.0.1:4143".to_owned(), sni: "p8080.web.shop.lacewing".to_owned() }),
+            direct: Some(wire::Direct {
+                proxy_address: "10.0.0.1:4143".to_owned(),
+                sni: "p8080.web.shop.lacewing".to_owned(),
+            }),
             ..wire::Endpoint::default()
         }
     }

@@ -56,6 +56,7 @@ impl Body {
     }
 
     /// The same body, which tells `recorder` about its end; at once, if there is nothing to stream.
+    #[must_use]
     pub fn recorded(mut self, recorder: Box<dyn Recorder>) -> Self {
         if self.is_end_stream() {
             recorder.end(End::Complete(None));
@@ -111,7 +112,11 @@ impl ReplayHandle {
 }
 
 impl Replay {
-    fn poll_frame(&mut self, next: &mut usize, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        &mut self,
+        next: &mut usize,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if *next == self.frames.len() && !self.done {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,

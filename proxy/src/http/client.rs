@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::body::Body;
 use crate::{
     config::{
-        CONNECTION_WINDOW, HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PING_INTERVAL, PING_TIMEOUT,
-        SEND_BUFFER, STREAM_WINDOW,
+        CONNECTION_WINDOW, HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PING_INTERVAL,
+        PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
     },
     error::Error,
     tls::{Alpn, Transport},
@@ -61,7 +61,12 @@ pub struct Answered {
 
 impl Client {
     pub fn new(transport: Transport) -> Arc<Self> {
-        Arc::new(Self { transport, idle: Mutex::default(), http2: Multiplexed::default(), http1_in_http2: Multiplexed::default() })
+        Arc::new(Self {
+            transport,
+            idle: Mutex::default(),
+            http2: Multiplexed::default(),
+            http1_in_http2: Multiplexed::default(),
+        })
     }
 
     /// Sends one request; its head must fit the carrier.
@@ -121,7 +126,12 @@ impl Client {
         Ok(sender)
     }
 
-    async fn send_http2(&self, mut request: Request<Body>, to: &Multiplexed, alpn: Alpn) -> Result<Answered, Box<Failed>> {
+    async fn send_http2(
+        &self,
+        mut request: Request<Body>,
+        to: &Multiplexed,
+        alpn: Alpn,
+    ) -> Result<Answered, Box<Failed>> {
         let mut reused = true;
         loop {
             let open = to.open();
@@ -146,7 +156,12 @@ impl Client {
         }
     }
 
-    async fn connect_http2(&self, to: &Multiplexed, alpn: Alpn, reused: &mut bool) -> Result<http2::SendRequest<Body>, Error> {
+    async fn connect_http2(
+        &self,
+        to: &Multiplexed,
+        alpn: Alpn,
+        reused: &mut bool,
+    ) -> Result<http2::SendRequest<Body>, Error> {
         let _one = to.connecting.lock().await;
         if let Some(sender) = to.open() {
             return Ok(sender); // somebody else connected while we waited
@@ -219,7 +234,13 @@ fn unsent(error: TrySendError<Request<Body>>) -> (Error, Option<Request<Body>>) 
 /// What an error of hyper's client says about the request.
 fn classify(error: hyper::Error) -> Error {
     let reset = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
-    if reset.is_some_and(|h2| h2.is_remote() && h2.reason() == Some(h2::Reason::REFUSED_STREAM)) {
+    let not_processed = |h2: &h2::Error| match h2.reason() {
+        Some(h2::Reason::REFUSED_STREAM) => h2.is_remote(),
+        // A peer that goes away ends only the streams that it did not begin to process (RFC 9113, 6.8).
+        Some(h2::Reason::NO_ERROR) => h2.is_remote() && h2.is_go_away(),
+        _ => false,
+    };
+    if reset.is_some_and(not_processed) {
         return Error::Refused;
     }
     if error.is_user() { Error::ClientBody(error) } else { Error::Broken(error) }

@@ -39,7 +39,8 @@ pub fn authority(head: &request::Parts) -> Result<uri::Authority, Error> {
         Some(authority) => Some(authority.clone()),
         None => host,
     };
-    let authority = named.ok_or(Error::BadRequest("the request names no host: send a Host field or an absolute URI"))?;
+    let authority =
+        named.ok_or(Error::BadRequest("the request names no host: send a Host field or an absolute URI"))?;
     if authority.as_str().contains('@') {
         return Err(Error::BadRequest("user information in the request's authority"));
     }
@@ -177,7 +178,13 @@ mod tests {
             (get("/").header("host", "a").header("transfer-encoding", "chunked"), Some("a")),
             (get("/").header("host", "a").header("transfer-encoding", "Chunked"), Some("a")),
             (get("/").header("host", "a").header("transfer-encoding", "identity, chunked"), None),
-            (get("/").header("host", "a").header("transfer-encoding", "chunked").header("transfer-encoding", "chunked"), None),
+            (
+                get("/")
+                    .header("host", "a")
+                    .header("transfer-encoding", "chunked")
+                    .header("transfer-encoding", "chunked"),
+                None,
+            ),
             (get("/").header("host", "a").header("transfer-encoding", "chunked").header("content-length", "1"), None),
         ] {
             let head = head(request);
@@ -188,7 +195,13 @@ mod tests {
 
     #[test]
     fn reserved_fields_never_pass() {
-        let mut head = head(Request::get("/").header("L6G-Client-Id", "spiffe://x").header("l6g-client-id", "y").header("l6g-x", "z").header("l6", "ok"));
+        let mut head = head(
+            Request::get("/")
+                .header("L6G-Client-Id", "spiffe://x")
+                .header("l6g-client-id", "y")
+                .header("l6g-x", "z")
+                .header("l6", "ok"),
+        );
         strip_reserved(&mut head.headers);
         assert_eq!(head.headers.len(), 1);
     }

@@ -1,7 +1,7 @@
 //! Serves HTTP on one connection: hyper's state machine with our limits; each request goes to the spine. When the
 //! proxy drains, the connection says so (GOAWAY, `connection: close`) and ends after the requests that it has.
 
-use std::{error::Error as StdError, future::Future, pin::pin};
+use std::{error::Error as StdError, fmt::Write, future::Future, pin::pin};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::{body::Body, headers};
 use crate::{
     config::{
-        CONNECTION_WINDOW, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
-        STREAMS_MAX,
+        CONNECTION_WINDOW, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER,
+        STREAM_WINDOW, STREAMS_MAX,
     },
     error::Error,
     listen::Draining,
@@ -110,7 +110,10 @@ fn percent_encode(text: &str) -> String {
     for byte in text.bytes() {
         match byte {
             b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
+            _ => {
+                // Writing to a String cannot fail.
+                let _ = write!(encoded, "%{byte:02X}");
+            }
         }
     }
     encoded

@@ -66,7 +66,10 @@ where
 pub async fn bind(addr: SocketAddr, setting: &str) -> io::Result<TcpListener> {
     TcpListener::bind(addr).await.map_err(|error| {
         let cause = match error.kind() {
-            io::ErrorKind::AddrInUse => format!("another process listens there; find it with `ss -ltnp 'sport = :{}'`, or set {setting}", addr.port()),
+            io::ErrorKind::AddrInUse => format!(
+                "another process listens there; find it with `ss -ltnp 'sport = :{}'`, or set {setting}",
+                addr.port()
+            ),
             io::ErrorKind::AddrNotAvailable => format!("this host has no such address; set {setting}"),
             io::ErrorKind::PermissionDenied => format!("ports below 1024 need privileges; set {setting}"),
             _ => format!("see {setting}"),

@@ -87,6 +87,21 @@ fn a_running_demo_is_found_and_a_stale_one_is_not() {
 }
 
 #[test]
+fn logs_stay_on_request_until_the_next_demo() {
+    let scratch = Scratch::new("logs");
+    let layout = layout(&scratch);
+    let mut held = Held::take(layout.clone(), 1).expect("free");
+    fs::write(layout.log("controller"), "what happened").expect("write");
+    held.keep_logs();
+    drop(held);
+    let left: Vec<_> = fs::read_dir(layout.root()).expect("still there").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, [LOGS]);
+    assert!(layout.log("controller").exists());
+    drop(Held::take(layout.clone(), 2).expect("free"));
+    assert!(!layout.root().exists());
+}
+
+#[test]
 fn foreign_files_stay() {
     let scratch = Scratch::new("foreign");
     let layout = layout(&scratch);

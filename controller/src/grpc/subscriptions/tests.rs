@@ -1,1 +1,262 @@
-//! x
+//! One stream's view of a changing world: what is sent must always lead from what was sent before to what is now.
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::{
+    destination::Backend,
+    publish::Publisher,
+    source::{Change, manifest},
+};
+use lacewing_identity::TrustDomain;
+
+const EPOCH: u64 = 42;
+
+struct Fixture {
+    publisher: Arc<Publisher>,
+    stream: Subscriptions,
+    /// What a proxy that applies every message holds.
+    held: BTreeMap<String, String>,
+}
+
+fn service() -> &'static str {
+    "apiVersion: v1\nkind: Service\nmetadata: {name: web, namespace: a}\nspec: {ports: [{port: 80, targetPort: 80}]}\n---\n"
+}
+
+/// A slice of `count` endpoints in the given zone, from the given number on.
+fn slice(name: &str, from: usize, count: usize, zone: &str) -> String {
+    let one = |n: usize| format!("{{addresses: [10.{}.{}.{}], zone: {zone}}}", n / 62_500, n / 250 % 250, n % 250);
+    let list: Vec<String> = (from..from + count).map(one).collect();
+    format!(
+        "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: a, labels: \
+         {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nports: [{{port: 80}}]\nendpoints: [{}]\n---\n",
+        list.join(", ")
+    )
+}
+
+fn backend() -> Key {
+    Key::Endpoints(Backend { namespace: "a".into(), service: "web".into(), port: 80 })
+}
+
+fn request(action: Action) -> wire::WatchRequest {
+    wire::WatchRequest { action: Some(action) }
+}
+
+impl Fixture {
+    fn new() -> Self {
+        let publisher = Arc::new(Publisher::new(TrustDomain::parse("cluster.local").unwrap()));
+        let peer = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
+        let stream = Subscriptions::new(peer, publisher.clone(), EPOCH);
+        Self { publisher, stream, held: BTreeMap::new() }
+    }
+
+    fn apply(&mut self, yaml: &str) {
+        let objects = manifest::parse(yaml).unwrap().into_iter();
+        self.publisher.apply(objects.map(|parsed| Change::Apply(parsed.object)).collect());
+        self.stream.look_for_changes();
+    }
+
+    fn subscribe(&mut self, key: &Key) {
+        self.stream.handle(request(Action::Subscribe(key.to_wire())));
+    }
+
+    /// Sends all that is due, as to a proxy that reads at once; says in how many messages.
+    fn drain(&mut self) -> Vec<wire::WatchResponse> {
+        let mut messages = Vec::new();
+        while let Some(message) = self.stream.next() {
+            self.take(&message);
+            messages.push(message);
+        }
+        assert!(!self.stream.is_due());
+        messages
+    }
+
+    fn take(&mut self, message: &wire::WatchResponse) {
+        match message.answer.clone().unwrap() {
+            WireAnswer::Snapshot(snapshot) => {
+                self.held.extend(snapshot.endpoints.into_iter().map(|e| (e.address, e.zone)));
+            }
+            WireAnswer::Delta(delta) => {
+                for address in delta.removed {
+                    assert!(self.held.remove(&address).is_some(), "{address} was never there");
+                }
+                self.held.extend(delta.upserted.into_iter().map(|e| (e.address, e.zone)));
+            }
+            _ => {}
+        }
+    }
+
+    fn truth(&self) -> BTreeMap<String, String> {
+        let Key::Endpoints(backend) = backend() else { unreachable!() };
+        let domain = self.publisher.trust_domain().clone();
+        let list = self.publisher.with_world(|world| crate::endpoints::endpoints(world, &domain, &backend));
+        list.into_iter().map(|endpoint| (endpoint.address.to_string(), endpoint.zone)).collect()
+    }
+}
+
+fn counter(message: &wire::WatchResponse) -> u64 {
+    let version = message.version.unwrap();
+    assert_eq!(version.epoch, EPOCH);
+    version.counter
+}
+
+#[test]
+fn the_first_answer_is_a_chunked_snapshot_and_later_ones_are_deltas() {
+    let mut fixture = Fixture::new();
+    fixture.apply(&(service().to_owned() + &slice("one", 0, 2 * ENDPOINTS_PER_MESSAGE + 1, "x")));
+    fixture.subscribe(&backend());
+    let messages = fixture.drain();
+    let more: Vec<bool> = messages.iter().map(|message| message.more).collect();
+    assert_eq!(more, [true, true, false]);
+    assert!(messages.iter().all(|m| counter(m) == 1 && matches!(m.answer, Some(WireAnswer::Snapshot(_)))));
+    assert_eq!(fixture.held, fixture.truth());
+
+    fixture.apply(&slice("two", 5_000, 2, "y"));
+    let messages = fixture.drain();
+    let [message] = &messages[..] else { panic!("{messages:?}") };
+    assert_eq!((counter(message), message.more), (2, false));
+    assert!(matches!(&message.answer, Some(WireAnswer::Delta(delta)) if delta.upserted.len() == 2 && delta.removed.is_empty()));
+
+    // Everything changes at once: the delta is chunked too.
+    fixture.apply(&slice("one", 2_000, 2 * ENDPOINTS_PER_MESSAGE, "z"));
+    let messages = fixture.drain();
+    assert_eq!(messages.iter().map(|message| message.more).collect::<Vec<_>>(), [true, true, false]);
+    assert_eq!(fixture.held, fixture.truth());
+}
+
+#[test]
+fn whatever_happens_between_two_messages_the_proxy_ends_at_the_truth() {
+    let mut random = 7_u64;
+    let mut next = |bound: usize| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) as usize % bound
+    };
+    let mut fixture = Fixture::new();
+    fixture.apply(service());
+    fixture.subscribe(&backend());
+    for step in 0..200 {
+        match next(3) {
+            0 => fixture.apply(&slice("one", next(50), next(1_200), ["x", "y"][next(2)])),
+            1 => fixture.apply(&slice("two", next(2_000), next(30), ["x", "y"][next(2)])),
+            // The proxy reads a little, perhaps half of an answer.
+            _ => {
+                for _ in 0..next(4) {
+                    if let Some(message) = fixture.stream.next() {
+                        fixture.take(&message);
+                    }
+                }
+            }
+        }
+        if step % 20 == 19 {
+            fixture.stream.look_for_changes();
+            fixture.drain();
+            fixture.stream.look_for_changes();
+            fixture.drain();
+            assert_eq!(fixture.held, fixture.truth(), "step {step}");
+        }
+    }
+}
+
+#[test]
+fn values_that_nobody_read_are_never_sent() {
+    let mut fixture = Fixture::new();
+    fixture.apply(service());
+    fixture.subscribe(&backend());
+    fixture.drain();
+    for count in 1..=100 {
+        fixture.apply(&slice("one", 0, count, "x"));
+    }
+    assert_eq!(fixture.drain().len(), 1);
+    assert_eq!(fixture.held, fixture.truth());
+    // There and back again is nothing new.
+    fixture.apply(&slice("one", 0, 7, "x"));
+    fixture.apply(&slice("one", 0, 100, "x"));
+    assert_eq!(fixture.drain(), vec![]);
+}
+
+#[test]
+fn no_endpoints_and_no_service_are_answers() {
+    let mut fixture = Fixture::new();
+    fixture.subscribe(&backend());
+    assert_eq!(fixture.drain(), vec![], "nothing before the source was read");
+    fixture.apply("");
+    let messages = fixture.drain();
+    assert!(matches!(&messages[..], [m] if matches!(&m.answer, Some(WireAnswer::Snapshot(list)) if list.endpoints.is_empty())));
+}
+
+#[test]
+fn subscriptions_are_capped_and_the_stream_goes_on() {
+    let mut fixture = Fixture::new();
+    fixture.apply("");
+    for number in 0..SUBSCRIPTIONS_MAX {
+        fixture.subscribe(&Key::Target(format!("web-{number}:80")));
+    }
+    fixture.drain();
+    let one_more = Key::Target("one-more:80".into());
+    fixture.subscribe(&one_more);
+    let messages = fixture.drain();
+    let [message] = &messages[..] else { panic!("{messages:?}") };
+    assert_eq!(message.key, Some(one_more.to_wire()));
+    assert!(matches!(&message.answer, Some(WireAnswer::Refused(why)) if why.contains("1024 keys")));
+    fixture.stream.handle(request(Action::Unsubscribe(Key::Target("web-7:80".into()).to_wire())));
+    fixture.subscribe(&one_more);
+    assert!(matches!(fixture.drain()[0].answer, Some(WireAnswer::Target(_))));
+    assert_eq!(fixture.stream.len(), SUBSCRIPTIONS_MAX);
+    fixture.subscribe(&one_more);
+    assert_eq!(fixture.drain().len(), 1, "subscribing again starts over, and takes no second place");
+    assert_eq!(fixture.stream.len(), SUBSCRIPTIONS_MAX);
+}
+
+#[test]
+fn malformed_requests_are_refused_one_by_one_and_slow_the_sender_down() {
+    let mut fixture = Fixture::new();
+    let applied = wire::Applied { key: None, version: None };
+    for bad in [
+        wire::WatchRequest { action: None },
+        request(Action::Subscribe(wire::Key { key: None })),
+        request(Action::Applied(applied)),
+        request(Action::Subscribe(wire::Key { key: Some(wire::key::Key::Target("x".repeat(300))) })),
+    ] {
+        fixture.stream.handle(bad);
+        assert!(matches!(fixture.drain()[0].answer, Some(WireAnswer::Refused(_))));
+    }
+    for _ in 0..REFUSALS_MAX {
+        assert!(fixture.stream.accepts());
+        fixture.stream.handle(wire::WatchRequest { action: None });
+    }
+    assert!(!fixture.stream.accepts(), "a sender of nonsense that does not read is not read either");
+    fixture.drain();
+    assert!(fixture.stream.accepts());
+}
+
+#[test]
+fn applied_versions_are_believed_only_if_they_were_sent() {
+    let mut fixture = Fixture::new();
+    fixture.apply(service());
+    fixture.subscribe(&backend());
+    fixture.drain();
+    let mut claim = |epoch: u64, counter: u64| {
+        let applied = wire::Applied { key: Some(backend().to_wire()), version: Some(wire::Version { epoch, counter }) };
+        fixture.stream.handle(request(Action::Applied(applied)));
+        fixture.stream.view().remove(0).applied
+    };
+    assert_eq!(claim(EPOCH + 1, 1), 0, "of another controller");
+    assert_eq!(claim(EPOCH, 2), 0, "never sent");
+    assert_eq!(claim(EPOCH, 1), 1);
+    assert_eq!(claim(EPOCH, 0), 1, "nobody goes back");
+}
+
+#[test]
+fn unsubscribing_drops_what_was_half_sent() {
+    let mut fixture = Fixture::new();
+    fixture.apply(&(service().to_owned() + &slice("one", 0, 3 * ENDPOINTS_PER_MESSAGE, "x")));
+    fixture.subscribe(&backend());
+    assert!(fixture.stream.next().unwrap().more);
+    fixture.stream.handle(request(Action::Unsubscribe(backend().to_wire())));
+    assert_eq!(fixture.stream.next(), None);
+    assert!(!fixture.stream.is_due());
+    fixture.subscribe(&backend());
+    assert_eq!(fixture.drain().len(), 3);
+    assert_eq!(fixture.held, fixture.truth());
+    assert_eq!(fixture.stream.len(), 1);
+}

@@ -1,0 +1,122 @@
+//! Owns every setting of the controller: its name, default, parser and meaning in one place. Settings come from
+//! anything that maps a name to a value; everything that is wrong is reported at once.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use lacewing_identity::{TrustDomain, authority::MAX_LEAF_LIFETIME};
+use lacewing_ops::{
+    log,
+    settings::{Settings, SettingsError, duration, parsed, switch},
+};
+
+/// Shortest life of a certificate: renewal at half of it must not become the main occupation.
+pub const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(120);
+
+/// The settings that name a listening address, for errors about it.
+pub const GRPC_ADDR: &str = "LACEWING_GRPC_ADDR";
+pub const ADMIN_ADDR: &str = "LACEWING_ADMIN_ADDR";
+
+/// Every setting, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `LACEWING_MANIFESTS`: the directory of YAML manifests.
+    pub manifests: PathBuf,
+    /// `LACEWING_STATE_DIR`: trust root and token key live there.
+    pub state_dir: PathBuf,
+    /// `LACEWING_TOKEN_DIR`: where token files for pods are written; none are if it is not set.
+    pub token_dir: Option<PathBuf>,
+    /// `LACEWING_GRPC_ADDR` (`0.0.0.0:8080`).
+    pub grpc_addr: SocketAddr,
+    /// `LACEWING_ADMIN_ADDR` (`0.0.0.0:9990`).
+    pub admin_addr: SocketAddr,
+    /// `LACEWING_TRUST_DOMAIN` (`cluster.local`).
+    pub trust_domain: TrustDomain,
+    /// `LACEWING_LEAF_LIFETIME` (`24h`).
+    pub leaf_lifetime: Duration,
+    /// `LACEWING_EXIT_WITH_PARENT` (off): stop when standard input ends.
+    pub exit_with_parent: bool,
+}
+
+impl Config {
+    /// Reads all settings and starts the log as `LACEWING_LOG` (`info`) says.
+    ///
+    /// # Errors
+    /// Everything that is wrong.
+    pub fn read(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
+        let mut settings = Settings::new(env);
+        let log = settings.get("LACEWING_LOG", "info", log::init);
+        let manifests = settings.required("LACEWING_MANIFESTS", "the directory of YAML manifests to serve", path);
+        let state_dir = settings.required("LACEWING_STATE_DIR", "a private directory for the trust root", path);
+        let token_dir = settings.get("LACEWING_TOKEN_DIR", "", |dir| Ok((!dir.is_empty()).then(|| PathBuf::from(dir))));
+        let grpc_addr = settings.get(GRPC_ADDR, "0.0.0.0:8080", parsed);
+        let admin_addr = settings.get(ADMIN_ADDR, "0.0.0.0:9990", parsed);
+        let trust_domain = settings.get("LACEWING_TRUST_DOMAIN", "cluster.local", parsed);
+        let leaf_lifetime = settings.get("LACEWING_LEAF_LIFETIME", "24h", leaf_lifetime);
+        let exit_with_parent = settings.get("LACEWING_EXIT_WITH_PARENT", "0", switch);
+        let config = (|| {
+            log?;
+            Some(Self {
+                manifests: manifests?,
+                state_dir: state_dir?,
+                token_dir: token_dir?,
+                grpc_addr: grpc_addr?,
+                admin_addr: admin_addr?,
+                trust_domain: trust_domain?,
+                leaf_lifetime: leaf_lifetime?,
+                exit_with_parent: exit_with_parent?,
+            })
+        })();
+        settings.finish(config)
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, String> {
+    Ok(PathBuf::from(text))
+}
+
+fn leaf_lifetime(text: &str) -> Result<Duration, String> {
+    let lifetime = duration(text)?;
+    if lifetime < LEAF_LIFETIME_MIN || lifetime.as_secs() > MAX_LEAF_LIFETIME {
+        return Err(format!("a certificate lives from {}s to {}h", LEAF_LIFETIME_MIN.as_secs(), MAX_LEAF_LIFETIME / 3_600));
+    }
+    Ok(lifetime)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(table: &[(&str, &str)]) -> Result<Config, String> {
+        let lookup = |name: &str| table.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned());
+        Config::read(&lookup).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn two_settings_are_enough() {
+        let config = read(&[("LACEWING_MANIFESTS", "/m"), ("LACEWING_STATE_DIR", "/s")]).unwrap();
+        assert_eq!(config.grpc_addr.to_string(), "0.0.0.0:8080");
+        assert_eq!(config.admin_addr.to_string(), "0.0.0.0:9990");
+        assert_eq!(config.leaf_lifetime, Duration::from_secs(86_400));
+        assert_eq!((config.trust_domain.as_str(), config.token_dir, config.exit_with_parent), ("cluster.local", None, false));
+    }
+
+    #[test]
+    fn everything_that_is_wrong_is_said_at_once() {
+        let error = read(&[
+            ("LACEWING_GRPC_ADDR", "8080"),
+            ("LACEWING_ADMIN_ADDR", "localhost:1"),
+            ("LACEWING_TRUST_DOMAIN", "Cluster.Local"),
+            ("LACEWING_LEAF_LIFETIME", "1s"),
+            ("LACEWING_EXIT_WITH_PARENT", "perhaps"),
+            ("LACEWING_LOG", "lacewing=loud"),
+        ])
+        .unwrap_err();
+        assert!(error.starts_with("8 bad settings"), "{error}");
+        for name in ["MANIFESTS", "STATE_DIR", "GRPC_ADDR", "ADMIN_ADDR", "TRUST_DOMAIN", "LEAF_LIFETIME", "EXIT_WITH_PARENT", "LOG"] {
+            assert!(error.contains(&format!("LACEWING_{name}")), "{name}: {error}");
+        }
+        for (lifetime, good) in [("119s", false), ("2m", true), ("720h", true), ("721h", false)] {
+            assert_eq!(leaf_lifetime(lifetime).is_ok(), good, "{lifetime}");
+        }
+    }
+}

@@ -1,0 +1,184 @@
+//! Owns the gRPC port: accepts, shakes hands, notes who it is, and hands requests to `grpc`; at the end, drains.
+//!
+//! It refuses slow handshakes, connections beyond a limit, and callers without a certificate who stay longer than
+//! getting one takes.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use lacewing_identity::{SpiffeId, peer_id, refusal};
+use lacewing_proto::control::control_server::ControlServer;
+use rustls::ServerConfig;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tonic::codegen::Service as _;
+
+use crate::{
+    grpc::{Peer, Service},
+    identity::Identity,
+    metrics::Metrics,
+    tokens::TokenReviewer,
+};
+
+/// Open connections at a time; more wait in the kernel's backlog.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// A TLS handshake must be over within this.
+pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A caller without a certificate is here to get one: that takes no longer.
+pub const ANONYMOUS_LIFETIME_MAX: Duration = Duration::from_secs(60);
+/// HTTP/2 pings notice a peer that is gone.
+pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// Largest header list, in bytes.
+pub const HEADER_LIST_MAX: u32 = 64 * 1024;
+/// Streams on one connection: a proxy needs two.
+pub const STREAMS_MAX: u32 = 16;
+/// Flow-control windows for what clients send, in bytes: their requests are small.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 256 * 1024;
+/// What is buffered for a peer that does not read, in bytes a stream.
+const SEND_BUFFER_MAX: usize = 64 * 1024;
+/// Pause after a failed accept (usually: no file descriptors), so that the loop cannot spin.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that have not ended by themselves after GOAWAY are cut after this.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The gRPC port and what is behind it.
+pub struct Server<R: TokenReviewer> {
+    pub identity: Arc<Identity>,
+    pub service: ControlServer<Service<R>>,
+    pub metrics: Arc<Metrics>,
+    /// One permit a connection, [`CONNECTIONS_MAX`] in all.
+    pub slots: Arc<Semaphore>,
+    pub stopping: watch::Receiver<bool>,
+}
+
+impl<R: TokenReviewer> Clone for Server<R> {
+    fn clone(&self) -> Self {
+        Self {
+            identity: self.identity.clone(),
+            service: self.service.clone(),
+            metrics: self.metrics.clone(),
+            slots: self.slots.clone(),
+            stopping: self.stopping.clone(),
+        }
+    }
+}
+
+impl<R: TokenReviewer> Server<R> {
+    /// Serves until `stopping`, then drains: every connection gets a GOAWAY and [`DRAIN_TIMEOUT`].
+    pub async fn serve(mut self, listener: TcpListener) {
+        let mut connections = JoinSet::new();
+        let mut failing = false;
+        loop {
+            let accepted = tokio::select! {
+                accepted = accept(&listener, &self.slots) => accepted,
+                () = stopped(&mut self.stopping) => break,
+                // Takes finished tasks out of the set; without any it is never ready.
+                Some(_) = connections.join_next() => continue,
+            };
+            match accepted {
+                Ok((socket, address, slot)) => {
+                    failing = false;
+                    let server = self.clone();
+                    connections.spawn(async move {
+                        server.connection(socket, address).await;
+                        drop(slot);
+                    });
+                }
+                Err(error) => {
+                    if !failing {
+                        tracing::error!(%error, "cannot accept connections; trying again. Too few file descriptors? See `ulimit -n`");
+                    }
+                    failing = true;
+                    sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+        drop(listener);
+        let drained = async { while connections.join_next().await.is_some() {} };
+        if timeout(DRAIN_TIMEOUT, drained).await.is_err() {
+            tracing::info!(connections = connections.len(), "cutting connections that did not end in time");
+        }
+    }
+
+    async fn connection(mut self, socket: TcpStream, address: SocketAddr) {
+        let Some(tls) = self.identity.tls() else { return };
+        // Without it small answers would wait for the peer's acknowledgement; a broken socket shows itself below.
+        let _ = socket.set_nodelay(true);
+        let (stream, peer) = match timeout(HANDSHAKE_TIMEOUT, shake_hands(tls, socket)).await {
+            Ok(Ok(accepted)) => accepted,
+            Ok(Err(error)) => return self.refused(address, &refusal(&error).to_string()),
+            Err(_) => return self.refused(address, "the TLS handshake took too long"),
+        };
+        let lifetime = if peer.is_some() { Duration::MAX } else { ANONYMOUS_LIFETIME_MAX };
+        let service = self.service.clone();
+        let peer = Peer(peer);
+        let answer = service_fn(move |mut request: Request<Incoming>| {
+            request.extensions_mut().insert(peer.clone());
+            let mut service = service.clone();
+            async move { service.call(request).await.map_err(|never: Infallible| never) }
+        });
+        let mut connection = Box::pin(builder().serve_connection(TokioIo::new(stream), answer));
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stopped(&mut self.stopping) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = sleep(lifetime) => {
+                connection.as_mut().graceful_shutdown();
+                timeout(DRAIN_TIMEOUT, connection).await.unwrap_or(Ok(()))
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%address, %error, "connection ended");
+        }
+    }
+
+    fn refused(&self, address: SocketAddr, why: &str) {
+        self.metrics.connection_refused();
+        tracing::debug!(%address, why, "refused a connection");
+    }
+}
+
+/// Resolves once the controller stops, or is gone.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let (socket, address) = listener.accept().await?;
+    Ok((socket, address, slot))
+}
+
+/// Shakes hands; with a client certificate, says whose it is. The certificate has been verified by then.
+async fn shake_hands(tls: Arc<ServerConfig>, socket: TcpStream) -> io::Result<(TlsStream<TcpStream>, Option<SpiffeId>)> {
+    let stream = Box::pin(TlsAcceptor::from(tls).accept(socket)).await?;
+    let peer = match stream.get_ref().1.peer_certificates() {
+        None | Some([]) => None,
+        Some(certificates) => Some(peer_id(certificates).map_err(io::Error::other)?),
+    };
+    Ok((stream, peer))
+}
+
+fn builder() -> http2::Builder<TokioExecutor> {
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_TIMEOUT)
+        .max_header_list_size(HEADER_LIST_MAX)
+        .max_concurrent_streams(STREAMS_MAX)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_send_buf_size(SEND_BUFFER_MAX);
+    builder
+}
