@@ -1,4 +1,7 @@
 //! Owns what can be typed: commands, flags, their help. Definitions and parsing only; `commands/` does the work.
+//!
+//! Values are parsed into what they mean here (a window, a selector, a subnet), with the limits that they have, so that
+//! no command sees one that it would have to refuse.
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
@@ -116,7 +119,8 @@ Examples:
   mesh stat svc/voting -t 10s  one service, the last ten seconds
   mesh stat pods -o json       every pod, for a script
 
-Deployments and pods: requests they received. Services: requests sent to them, measured at the clients, after retries.")]
+Deployments and pods show requests they received; services, requests sent to them,
+measured at the clients, after retries.")]
 pub struct Stat {
     /// What to show: deploy, pod or svc, optionally with a name, as in deploy/web
     #[arg(value_name = "KIND[/NAME]")]

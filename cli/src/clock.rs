@@ -1,4 +1,6 @@
 //! The only file of the command that asks for wall time; everywhere else it is a parameter.
+//!
+//! Time spans are measured with `Instant`; wall time is for what people and files are told.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

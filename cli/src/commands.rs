@@ -1,4 +1,6 @@
 //! One file for each command; here only which is which.
+//!
+//! A command prints through the Printer and gives its exit code, or a `Failure` that says what, where and what next.
 
 mod demo;
 mod fault;

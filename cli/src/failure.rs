@@ -1,5 +1,6 @@
-//! Owns how a command fails: what happened and where, what to do next, and the exit code. Printing it is the
-//! Printer's business.
+//! Owns how a command fails: what happened and where, what to do next, and the exit code.
+//!
+//! Printing it is the Printer's business. A reader that went away is marked, because it is no failure at all.
 
 use std::{fmt, io, path::Path, process::ExitCode};
 

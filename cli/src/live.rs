@@ -47,6 +47,45 @@ pub struct Identity {
     pub roots: u64,
 }
 
+/// What the controller cannot honour, or not as written.
+#[derive(Debug, Deserialize)]
+pub struct ManifestErrors {
+    errors: Vec<ManifestError>,
+    warnings: Vec<ManifestWarning>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ManifestError {
+    file: String,
+    line: Option<u64>,
+    column: Option<u64>,
+    cause: String,
+    in_force: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct ManifestWarning {
+    object: String,
+    message: String,
+}
+
+impl ManifestErrors {
+    /// One line for each.
+    pub fn lines(&self) -> Vec<String> {
+        let errors = self.errors.iter().map(|error| {
+            let place = error.line.map_or_else(String::new, |line| format!(":{line}:{}", error.column.unwrap_or(1)));
+            format!("error: {}{place}: {}; {}", error.file, error.cause, error.in_force)
+        });
+        let warnings = self.warnings.iter().map(|warning| format!("warning: {}: {}", warning.object, warning.message));
+        errors.chain(warnings).collect()
+    }
+}
+
+/// Asks the controller what is wrong with the manifests.
+pub async fn manifest_errors(controller_admin: SocketAddr) -> Result<ManifestErrors, String> {
+    ask(controller_admin, "/errors").await
+}
+
 /// Asks every pod for its last `window`, in the order of `pods`.
 pub async fn reports(pods: &[Pod], window: Duration) -> Vec<Reading<Report>> {
     ask_all(pods, &format!("/stats?window={}", window.as_secs())).await
@@ -141,6 +180,11 @@ mod tests {
         match (request.uri().path(), request.headers().contains_key(ADMIN_HEADER)) {
             (_, false) => admin::text(StatusCode::FORBIDDEN, "the header is missing"),
             ("/ready", _) => admin::text(StatusCode::SERVICE_UNAVAILABLE, "no certificate yet\n"),
+            ("/errors", _) => admin::json(
+                r#"{"errors":[{"file":"/m/web.yaml","line":3,"column":2,"cause":"bad","in_force":"the last good one stays"},
+                    {"file":"/m","line":null,"column":null,"cause":"gone","in_force":"all stays"}],
+                    "warnings":[{"object":"Service a/web","message":"port 81"}]}"#,
+            ),
             ("/identity", _) => admin::json(
                 r#"{"id":"spiffe://x/ns/a/sa/b","serial_hex":"01","not_before":1,"not_after":3,"renew_from":2,"renew_until":2,"roots":1}"#,
             ),
@@ -162,6 +206,9 @@ mod tests {
         assert!(refused.contains("127.1.202.11:4192"), "{refused}");
         let nonsense = reports(&pods[..1], Duration::from_secs(60)).await;
         assert!(nonsense[0].answer.as_ref().expect_err("a list").contains("another version"));
+        let lines = manifest_errors(address).await.expect("answered").lines();
+        assert_eq!(lines[0], "error: /m/web.yaml:3:2: bad; the last good one stays");
+        assert_eq!(lines[1..], ["error: /m: gone; all stays", "warning: Service a/web: port 81"]);
         assert_eq!(ready(address).await, Err("no certificate yet".to_owned()));
     }
 }

@@ -1,4 +1,7 @@
 //! Golden output of the whole command where no demo runs: standard output, standard error and exit code.
+//!
+//! The command runs in this process with a Printer that remembers; commands that need a demo are tested beside their
+//! code with readings made by hand.
 
 use std::{
     cell::RefCell,
@@ -120,6 +123,7 @@ fn a_directory_of_somebody_else_is_refused() {
     let file = scratch.join("file");
     std::fs::write(&file, "mine").expect("write");
     let (out, err, code) = mesh("mesh demo --dir DIR", &file.display().to_string());
-    let golden = "error: DIR is there already, and it is not a directory of yours\nhint: choose another place with `--dir DIR`\n";
+    let golden = "error: DIR is there already, and it is not a directory of yours\n\
+                  hint: choose another place with `--dir DIR`\n";
     assert_eq!((out.as_str(), err.as_str(), code), ("", golden, Exit::Error.into()));
 }

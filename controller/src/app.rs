@@ -6,7 +6,6 @@ use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 use anyhow::{Context, Result};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
 use lacewing_ops::admin::{bind, serve};
-use lacewing_proto::control::control_server::ControlServer;
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
@@ -19,7 +18,7 @@ use crate::{
     admin::{Admin, SourceStatus},
     clock,
     config::{self, Config},
-    grpc::{Parts, REQUEST_BYTES_MAX, Service, streams::Streams},
+    grpc::{self, Parts, streams::Streams},
     identity::Identity,
     listen::{CONNECTIONS_MAX, Server},
     metrics::Metrics,
@@ -69,7 +68,7 @@ impl App {
         let minter = config.token_dir.map(|dir| Minter::new(dir, key.clone())).transpose()?;
         let (metrics, streams) = (Arc::new(Metrics::default()), Arc::new(Streams::new(random()?)));
         let (stop, stopping) = watch::channel(false);
-        let service = Service::new(Parts {
+        let service = grpc::server(Parts {
             publisher: publisher.clone(),
             identity: identity.clone(),
             reviewer: DirectoryTokens::new(key, publisher.clone()),
@@ -78,14 +77,19 @@ impl App {
             stopping: stopping.clone(),
             now: clock::unix_now,
         });
-        let service = ControlServer::new(service).max_decoding_message_size(REQUEST_BYTES_MAX);
         let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         let status = Arc::new(Mutex::new(SourceStatus::default()));
         let directory = Directory::new(config.manifests);
         Ok(Self {
             grpc,
             admin_listener,
-            server: Server { identity: identity.clone(), service, metrics: metrics.clone(), slots: slots.clone(), stopping },
+            server: Server {
+                identity: identity.clone(),
+                service,
+                metrics: metrics.clone(),
+                slots: slots.clone(),
+                stopping,
+            },
             source: Source { directory, publisher: publisher.clone(), minter, minted_at: None, status: status.clone() },
             admin: Admin { publisher, identity, streams, metrics, source: status, slots, now: clock::unix_now },
             stop,

@@ -45,8 +45,8 @@ impl Config {
     pub fn read(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(env);
         let log = settings.get("LACEWING_LOG", "info", log::init);
-        let manifests = settings.required("LACEWING_MANIFESTS", "the directory of YAML manifests to serve", path);
-        let state_dir = settings.required("LACEWING_STATE_DIR", "a private directory for the trust root", path);
+        let manifests = settings.required("LACEWING_MANIFESTS", "the directory of YAML manifests to serve", parsed);
+        let state_dir = settings.required("LACEWING_STATE_DIR", "a private directory for the trust root", parsed);
         let token_dir = settings.get("LACEWING_TOKEN_DIR", "", |dir| Ok((!dir.is_empty()).then(|| PathBuf::from(dir))));
         let grpc_addr = settings.get(GRPC_ADDR, "0.0.0.0:8080", parsed);
         let admin_addr = settings.get(ADMIN_ADDR, "0.0.0.0:9990", parsed);
@@ -70,14 +70,14 @@ impl Config {
     }
 }
 
-fn path(text: &str) -> Result<PathBuf, String> {
-    Ok(PathBuf::from(text))
-}
-
 fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = duration(text)?;
     if lifetime < LEAF_LIFETIME_MIN || lifetime.as_secs() > MAX_LEAF_LIFETIME {
-        return Err(format!("a certificate lives from {}s to {}h", LEAF_LIFETIME_MIN.as_secs(), MAX_LEAF_LIFETIME / 3_600));
+        return Err(format!(
+            "a certificate lives from {}s to {}h",
+            LEAF_LIFETIME_MIN.as_secs(),
+            MAX_LEAF_LIFETIME / 3_600
+        ));
     }
     Ok(lifetime)
 }
@@ -97,7 +97,10 @@ mod tests {
         assert_eq!(config.grpc_addr.to_string(), "0.0.0.0:8080");
         assert_eq!(config.admin_addr.to_string(), "0.0.0.0:9990");
         assert_eq!(config.leaf_lifetime, Duration::from_secs(86_400));
-        assert_eq!((config.trust_domain.as_str(), config.token_dir, config.exit_with_parent), ("cluster.local", None, false));
+        assert_eq!(
+            (config.trust_domain.as_str(), config.token_dir, config.exit_with_parent),
+            ("cluster.local", None, false)
+        );
     }
 
     #[test]
@@ -112,7 +115,16 @@ mod tests {
         ])
         .unwrap_err();
         assert!(error.starts_with("8 bad settings"), "{error}");
-        for name in ["MANIFESTS", "STATE_DIR", "GRPC_ADDR", "ADMIN_ADDR", "TRUST_DOMAIN", "LEAF_LIFETIME", "EXIT_WITH_PARENT", "LOG"] {
+        for name in [
+            "MANIFESTS",
+            "STATE_DIR",
+            "GRPC_ADDR",
+            "ADMIN_ADDR",
+            "TRUST_DOMAIN",
+            "LEAF_LIFETIME",
+            "EXIT_WITH_PARENT",
+            "LOG",
+        ] {
             assert!(error.contains(&format!("LACEWING_{name}")), "{name}: {error}");
         }
         for (lifetime, good) in [("119s", false), ("2m", true), ("720h", true), ("721h", false)] {

@@ -129,8 +129,14 @@ fn by_name<'w>(world: &'w World, client: &str, host: &str) -> Result<(&'w Name, 
         [service] if !qualified => (service, client),
         [service, namespace] if !qualified => (service, namespace),
         [service, namespace, "svc"] => (service, namespace),
-        [_, _, _, "svc"] => return Err(format!("{host} names one pod of a Service; the mesh balances over all of them")),
-        _ => return Err(format!("{host} is no name of a Service: write service.namespace or service.namespace.svc.{CLUSTER_DOMAIN}")),
+        [_, _, _, "svc"] => {
+            return Err(format!("{host} names one pod of a Service; the mesh balances over all of them"));
+        }
+        _ => {
+            return Err(format!(
+                "{host} is no name of a Service: write service.namespace or service.namespace.svc.{CLUSTER_DOMAIN}"
+            ));
+        }
     };
     let name = Name::new(namespace, service);
     world.service_entry(&name).ok_or_else(|| no_service(world, &name))
@@ -138,12 +144,16 @@ fn by_name<'w>(world: &'w World, client: &str, host: &str) -> Result<(&'w Name, 
 
 fn no_service(world: &World, name: &Name) -> String {
     let Name { namespace, name } = name;
-    let here = world.services().filter(|(other, _)| other.namespace == *namespace).map(|(other, _)| other.name.as_str());
+    let here =
+        world.services().filter(|(other, _)| other.namespace == *namespace).map(|(other, _)| other.name.as_str());
     if let Some(meant) = nearest(name, here) {
         return format!("no Service {name} in namespace {namespace}; did you mean {meant}?");
     }
     if let Some((elsewhere, _)) = world.services().find(|(other, _)| other.name == *name) {
-        return format!("no Service {name} in namespace {namespace}; there is one in {}: write {name}.{}", elsewhere.namespace, elsewhere.namespace);
+        return format!(
+            "no Service {name} in namespace {namespace}; there is one in {}: write {name}.{}",
+            elsewhere.namespace, elsewhere.namespace
+        );
     }
     let namespaces = world.services().map(|(other, _)| other.namespace.as_str());
     if world.services().all(|(other, _)| other.namespace != *namespace)

@@ -6,7 +6,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
+    net::{AddrParseError, IpAddr, SocketAddr},
 };
 
 use lacewing_crds::{
@@ -108,7 +108,7 @@ impl View<'_> {
         };
         let (identity, direct) = if is_meshed_at(pod, address.ip()) {
             let identity = SpiffeId::new(self.trust_domain, &name.namespace, pod.service_account()).ok()?;
-            (Some(identity), self.direct(pod, address)?)
+            (Some(identity), self.direct(pod, address).ok()?)
         } else {
             (None, None)
         };
@@ -124,12 +124,12 @@ impl View<'_> {
         })
     }
 
-    /// Whether the pod is reached through an address of its proxy; no answer if it says so, but not legibly.
-    fn direct(&self, pod: &Pod, address: SocketAddr) -> Option<Option<Direct>> {
-        let Some(annotated) = pod.metadata.annotation(labels::PROXY_ADDRESS) else { return Some(None) };
-        let proxy_address = annotated.parse().ok()?;
+    /// The address of the pod's proxy, if that is how the pod is reached; an error if it says so, but not legibly.
+    fn direct(&self, pod: &Pod, address: SocketAddr) -> Result<Option<Direct>, AddrParseError> {
+        let Some(annotated) = pod.metadata.annotation(labels::PROXY_ADDRESS) else { return Ok(None) };
+        let proxy_address = annotated.parse()?;
         let sni = sni::format(address.port(), &self.backend.service, &self.backend.namespace);
-        Some(Some(Direct { proxy_address, sni }))
+        Ok(Some(Direct { proxy_address, sni }))
     }
 }
 

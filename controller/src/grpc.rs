@@ -1,7 +1,7 @@
 //! Owns the gRPC service: who may call what, and within which limits. Wire types stop in this folder.
 //!
-//! `Certify` is authenticated by its token (`certify`); `Watch` needs the certificate of the mesh that the acceptor saw,
-//! and answers only what concerns that identity (`subscriptions`). The connection itself is `listen`'s business.
+//! `Certify` is authenticated by its token (`certify`); `Watch` needs the certificate that the acceptor saw, and
+//! answers only what concerns that identity (`subscriptions`). The connection itself is `listen`'s business.
 
 mod certify;
 mod convert;
@@ -11,9 +11,8 @@ mod subscriptions;
 use std::sync::Arc;
 
 use lacewing_identity::SpiffeId;
-use lacewing_proto::control::{
-    CertifyRequest, CertifyResponse, WatchRequest, WatchResponse, control_server::Control,
-};
+pub use lacewing_proto::control::control_server::ControlServer as Server;
+use lacewing_proto::control::{CertifyRequest, CertifyResponse, WatchRequest, WatchResponse, control_server::Control};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
@@ -40,6 +39,11 @@ pub struct Service<R> {
     stopping: watch::Receiver<bool>,
 }
 
+/// The service as the acceptor calls it, with the limit on messages.
+pub fn server<R: TokenReviewer>(parts: Parts<R>) -> Server<Service<R>> {
+    Server::new(Service::new(parts)).max_decoding_message_size(REQUEST_BYTES_MAX)
+}
+
 /// What the service is made of.
 pub struct Parts<R> {
     pub publisher: Arc<Publisher>,
@@ -54,7 +58,7 @@ pub struct Parts<R> {
 }
 
 impl<R: TokenReviewer> Service<R> {
-    pub fn new(parts: Parts<R>) -> Self {
+    fn new(parts: Parts<R>) -> Self {
         let Parts { publisher, identity, reviewer, metrics, streams, stopping, now } = parts;
         let certifier = Certifier::new(identity, reviewer, metrics, now);
         Self { publisher, certifier, streams, stopping }

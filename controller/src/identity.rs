@@ -35,7 +35,7 @@ pub enum IdentityError {
         #[source]
         error: io::Error,
     },
-    #[error("{}: {error}; restore the file, or remove it to start with a new root (all proxies must then start anew)", path.display())]
+    #[error("{}: {error}; restore it, or remove it for a new root (all proxies must then start anew)", path.display())]
     Authority {
         path: PathBuf,
         #[source]
@@ -68,7 +68,12 @@ impl Identity {
     ///
     /// # Errors
     /// The directory or its files cannot be used.
-    pub fn open(state_dir: &Path, trust_domain: &TrustDomain, leaf_lifetime: u64, now: u64) -> Result<Self, IdentityError> {
+    pub fn open(
+        state_dir: &Path,
+        trust_domain: &TrustDomain,
+        leaf_lifetime: u64,
+        now: u64,
+    ) -> Result<Self, IdentityError> {
         let file = |path: &Path| {
             let path = path.to_owned();
             move |error| IdentityError::File { path, error }
@@ -127,9 +132,10 @@ impl Identity {
     pub fn unready(&self, now: u64) -> Option<String> {
         match &*self.own.read() {
             None => Some("the controller has no certificate yet".to_owned()),
-            Some(own) if own.not_after <= now => {
-                Some(format!("the controller's certificate expired {} s ago and could not be renewed; see its log", now - own.not_after))
-            }
+            Some(own) if own.not_after <= now => Some(format!(
+                "the controller's certificate expired {} s ago and could not be renewed; see its log",
+                now - own.not_after
+            )),
             Some(_) => None,
         }
     }

@@ -52,14 +52,17 @@ pub fn run(env: impl Fn(&str) -> Option<String>) -> ExitCode {
 }
 
 fn block_on(config: Config) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     runtime.block_on(Box::pin(async {
         let with_parent = config.exit_with_parent;
         let app = App::start(config).await?;
         let stop = async {
             match signal::stop_requested(with_parent).await {
                 Ok(why) => tracing::info!(why, "asked to stop"),
-                Err(error) => tracing::error!(%error, "cannot wait for signals; LACEWING_EXIT_WITH_PARENT needs a pipe as standard input"),
+                Err(error) => {
+                    tracing::error!(%error, "no signals: LACEWING_EXIT_WITH_PARENT needs a pipe as standard input");
+                }
             }
         };
         app.serve(stop).await;

@@ -8,7 +8,6 @@ use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use lacewing_identity::{SpiffeId, peer_id, refusal};
-use lacewing_proto::control::control_server::ControlServer;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -20,7 +19,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::codegen::Service as _;
 
 use crate::{
-    grpc::{Peer, Service},
+    grpc::{self, Peer, Service},
     identity::Identity,
     metrics::Metrics,
     tokens::TokenReviewer,
@@ -52,7 +51,7 @@ pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 /// The gRPC port and what is behind it.
 pub struct Server<R: TokenReviewer> {
     pub identity: Arc<Identity>,
-    pub service: ControlServer<Service<R>>,
+    pub service: grpc::Server<Service<R>>,
     pub metrics: Arc<Metrics>,
     /// One permit a connection, [`CONNECTIONS_MAX`] in all.
     pub slots: Arc<Semaphore>,
@@ -94,7 +93,7 @@ impl<R: TokenReviewer> Server<R> {
                 }
                 Err(error) => {
                     if !failing {
-                        tracing::error!(%error, "cannot accept connections; trying again. Too few file descriptors? See `ulimit -n`");
+                        tracing::error!(%error, "cannot accept connections, trying again; too few file descriptors (`ulimit -n`)?");
                     }
                     failing = true;
                     sleep(ACCEPT_PAUSE).await;
@@ -153,14 +152,22 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
-async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    // Room first, so that the rest waits in the backlog; only this loop takes slots, so the room is still there below.
+    drop(slots.acquire().await.map_err(io::Error::other)?);
     let (socket, address) = listener.accept().await?;
+    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
     Ok((socket, address, slot))
 }
 
 /// Shakes hands; with a client certificate, says whose it is. The certificate has been verified by then.
-async fn shake_hands(tls: Arc<ServerConfig>, socket: TcpStream) -> io::Result<(TlsStream<TcpStream>, Option<SpiffeId>)> {
+async fn shake_hands(
+    tls: Arc<ServerConfig>,
+    socket: TcpStream,
+) -> io::Result<(TlsStream<TcpStream>, Option<SpiffeId>)> {
     let stream = Box::pin(TlsAcceptor::from(tls).accept(socket)).await?;
     let peer = match stream.get_ref().1.peer_certificates() {
         None | Some([]) => None,

@@ -97,11 +97,19 @@ impl Default for Metrics {
         }
         let registry = &mut metrics.registry;
         registry.register("certify", "Certify calls by how they ended", metrics.certify.clone());
-        registry.register("connections_refused", "Connections that ended before a request: limit, handshake", metrics.connections_refused.clone());
+        registry.register(
+            "connections_refused",
+            "Connections that ended before a request: limit, handshake",
+            metrics.connections_refused.clone(),
+        );
         registry.register("connections", "Open connections to the gRPC port", metrics.connections.clone());
         registry.register("streams", "Open watch streams", metrics.streams.clone());
         registry.register("subscriptions", "Keys that streams follow", metrics.subscriptions.clone());
-        registry.register("manifest_errors", "Files of the manifest directory that are not in force as they are", metrics.manifest_errors.clone());
+        registry.register(
+            "manifest_errors",
+            "Files of the manifest directory that are not in force as they are",
+            metrics.manifest_errors.clone(),
+        );
         registry.register("world_objects", "Objects in memory by kind", metrics.objects.clone());
         metrics
     }

@@ -1,5 +1,5 @@
-//! Owns what the inbound side of a pod needs to know: whom it serves, and the ports that the pod declares with what they
-//! speak. Pure: a [`World`] in, an answer out. Access and rate policy will be answered from here too.
+//! Owns what the inbound side of a pod needs to know: whom it serves, and the ports that the pod declares with what
+//! they speak. Pure: a [`World`] in, an answer out. Access and rate policy will be answered from here too.
 //!
 //! A mode that cannot be read counts as strict: serving fewer than meant is noticed, serving more is not.
 

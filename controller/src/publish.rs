@@ -28,10 +28,16 @@ const SWEEP_MIN: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Query {
     /// What `target` is for a client in `namespace`.
-    Target { namespace: String, target: String },
+    Target {
+        namespace: String,
+        target: String,
+    },
     Endpoints(Backend),
     /// The inbound side of a pod, for a caller that claims to run as `service_account`.
-    Inbound { pod: Name, service_account: String },
+    Inbound {
+        pod: Name,
+        service_account: String,
+    },
     Trust,
 }
 
@@ -93,7 +99,9 @@ impl Publisher {
         }
         state.sweep_if_due();
         if state.answers.len() >= QUERIES_MAX {
-            return Err(format!("the controller follows {QUERIES_MAX} questions already; are there more replicas to ask?"));
+            return Err(format!(
+                "the controller follows {QUERIES_MAX} questions already; are there more replicas to ask?"
+            ));
         }
         let answer = state.answer(&self.trust_domain, &query);
         let (sender, live) = watch::channel(answer);
@@ -124,9 +132,12 @@ impl Publisher {
 
     /// Replaces the roots that everybody should trust.
     pub fn trust(&self, bundle: &TrustBundle) {
+        let roots: Vec<_> = bundle.certificates().iter().map(|certificate| certificate.to_vec()).collect();
         let mut state = self.state.lock();
-        state.roots = bundle.certificates().iter().map(|certificate| certificate.to_vec()).collect();
-        self.recompute(&mut state);
+        if state.roots != roots {
+            state.roots = roots;
+            self.recompute(&mut state);
+        }
     }
 
     /// Looks at the world. `look` must be quick: everything waits for it.
@@ -182,7 +193,9 @@ impl State {
                 Some(ports) => Answer::Inbound(ports),
                 None => Answer::Refused(format!("no Pod {name}")),
             },
-            Some(_) => Answer::Refused(format!("Pod {name} does not run as the service account {service_account}, as you do")),
+            Some(_) => {
+                Answer::Refused(format!("Pod {name} does not run as the service account {service_account}, as you do"))
+            }
             None => Answer::Refused(format!("no Pod {name}; is LACEWING_POD_NAME right?")),
         }
     }

@@ -2,6 +2,7 @@
 //! A source hands batches of [`Change`]s to `publish`; it never answers anybody itself.
 
 pub mod directory;
+#[rustfmt::skip] // tables of names: packed, they can be read at a glance
 mod fields;
 mod locate;
 pub mod manifest;
@@ -12,6 +13,7 @@ use serde::Serialize;
 
 /// One step from the last state to the new one.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "batches are short-lived and nearly all of them are objects")]
 pub enum Change {
     Apply(Object),
     Remove(ObjectKey),

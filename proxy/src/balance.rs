@@ -1,9 +1,9 @@
 //! Picks an endpoint: power of two choices over peak-EWMA latency times requests in flight. Pure and sync; the caller
 //! waits and retries.
 //!
-//! The estimate jumps up to a slower sample at once (the *peak*) and comes down over [`EWMA_DECAY`]. An estimate
-//! that nobody renewed for that long is no evidence any more: the endpoint is offered a request again, and that sample
-//! replaces it. So a slow endpoint loses its traffic at once and gets it back soon after it recovers.
+//! The estimate jumps up to a slower sample at once (the *peak*) and comes down over [`EWMA_DECAY`]. While nobody
+//! renews it, it is forgotten ([`EWMA_FORGET`]): so a slow endpoint loses its traffic at once, is tried now and then, and
+//! gets its share back soon after it recovers. A new endpoint is tried at once, with one request.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use crate::{
     breaker::{Breaker, Change, Verdict},
-    config::{EWMA_DECAY, EWMA_DEFAULT_RTT, FAILURE_PENALTY},
+    config::{EWMA_DECAY, EWMA_DEFAULT_RTT, EWMA_FORGET, FAILURE_PENALTY},
 };
 
 /// Pairs drawn before all endpoints are looked at: enough while few are ejected or tried already.
@@ -32,18 +32,30 @@ pub struct Load {
 }
 
 struct LoadState {
-    /// Seconds.
-    ewma: f64,
+    /// Seconds, as of the last sample; `None` before the first.
+    ewma: Option<f64>,
     updated: Instant,
     breaker: Breaker,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        let state =
-            LoadState { ewma: EWMA_DEFAULT_RTT.as_secs_f64(), updated: Instant::now(), breaker: Breaker::default() };
+        let state = LoadState { ewma: None, updated: Instant::now(), breaker: Breaker::default() };
         Self { state: Mutex::new(state), in_flight: AtomicU32::new(0) }
     }
+}
+
+impl LoadState {
+    /// The estimate of this moment, in seconds.
+    fn estimate(&self, now: Instant) -> f64 {
+        let age = now.saturating_duration_since(self.updated);
+        self.ewma.map_or(EWMA_DEFAULT_RTT.as_secs_f64(), |ewma| ewma * decay(age, EWMA_FORGET))
+    }
+}
+
+/// What is left after `age` of a weight that falls to 1/e in `constant`.
+fn decay(age: Duration, constant: Duration) -> f64 {
+    (-age.as_secs_f64() / constant.as_secs_f64()).exp()
 }
 
 impl Load {
@@ -55,13 +67,9 @@ impl Load {
             verdict => verdict,
         };
         let waiting = self.in_flight.load(Relaxed);
-        let stale = now.saturating_duration_since(state.updated) >= EWMA_DECAY;
-        // Stale and idle, or due for a probe: offer it the next request that draws it.
-        let cost = if waiting == 0 && (stale || verdict == Verdict::Probe) {
-            0.0
-        } else {
-            state.ewma * f64::from(waiting + 1)
-        };
+        // New and idle, or due for a probe: it gets the next request that draws it.
+        let tried_now = waiting == 0 && (state.ewma.is_none() || verdict == Verdict::Probe);
+        let cost = if tried_now { 0.0 } else { state.estimate(now) * f64::from(waiting + 1) };
         Some((cost, verdict))
     }
 
@@ -69,18 +77,19 @@ impl Load {
     pub fn observe(&self, rtt: Duration, now: Instant) {
         let mut state = self.state.lock();
         let rtt = rtt.as_secs_f64();
-        let age = now.saturating_duration_since(state.updated);
-        state.ewma = if rtt > state.ewma || age >= EWMA_DECAY {
+        let estimate = state.estimate(now);
+        state.ewma = Some(if state.ewma.is_none() || rtt > estimate {
             rtt
         } else {
-            let weight = (-age.as_secs_f64() / EWMA_DECAY.as_secs_f64()).exp();
-            state.ewma * weight + rtt * (1.0 - weight)
-        };
+            let weight = decay(now.saturating_duration_since(state.updated), EWMA_DECAY);
+            estimate * weight + rtt * (1.0 - weight)
+        });
         state.updated = now;
     }
 
+    /// The latency estimate of this moment.
     pub fn ewma(&self) -> Duration {
-        Duration::from_secs_f64(self.state.lock().ewma)
+        Duration::from_secs_f64(self.state.lock().estimate(Instant::now()))
     }
 
     pub fn in_flight(&self) -> u32 {

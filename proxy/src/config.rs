@@ -62,6 +62,9 @@ pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 pub const EWMA_DEFAULT_RTT: Duration = Duration::from_millis(30);
 /// Time in which an old latency loses all but 1/e of its weight.
 pub const EWMA_DECAY: Duration = Duration::from_secs(10);
+/// Time without a sample in which an estimate loses all but 1/e of its height: a slow endpoint is tried again every few
+/// seconds, so that it is found healed soon, and one bad sample does not starve it for long.
+pub const EWMA_FORGET: Duration = Duration::from_secs(1);
 /// What a failed connection counts as, so that an endpoint that fails fast does not look fast.
 pub const FAILURE_PENALTY: Duration = Duration::from_secs(1);
 /// Consecutive failures that eject an endpoint.

@@ -84,7 +84,7 @@ impl Endpoint {
             route: DEFAULT_ROUTE.to_owned(),
         };
         let metrics = context.metrics.peer(&key, labels(&info, backend));
-        Arc::new(Self { info, load: Load::default(), client: Client::new(transport), metrics })
+        Arc::new(Self { info, load: Load::default(), client: Client::new(transport, Some(metrics.clone())), metrics })
     }
 
     pub fn is_meshed(&self) -> bool {

@@ -78,7 +78,7 @@ impl Inbound {
     /// The client for one of the app's ports; there are as many as the workload declares.
     fn app(&self, port: u16) -> Arc<Client> {
         let addr = SocketAddr::new(self.pod_ip, port);
-        let make = || Client::new(Transport::new(addr, None, None, self.identity.clone()));
+        let make = || Client::new(Transport::new(addr, None, None, self.identity.clone()), None);
         self.apps.lock().entry(port).or_insert_with(make).clone()
     }
 
@@ -142,9 +142,8 @@ async fn serve(inbound: &Arc<Inbound>, socket: TcpStream) -> Result<(), Error> {
         }
     };
     let MeshConnection { io, peer, alpn, sni } = *connection;
-    // Where: the SNI names the port.
-    let port = sni.as_deref().and_then(sni::parse).map(|(port, _, _)| port);
-    let port = port.ok_or(Error::Denied("the connection's SNI names no port of ours"))?;
+    // Where, and may it?
+    let port = where_to(sni.as_deref())?;
     let allowed = inbound.authorize(port, Some(&peer));
     inbound.metrics.authorized(port, allowed.as_ref().err().map(Error::label));
     allowed?;
@@ -168,6 +167,12 @@ async fn serve(inbound: &Arc<Inbound>, socket: TcpStream) -> Result<(), Error> {
         tracing::debug!(%error, "inbound HTTP connection ended");
     }
     Ok(())
+}
+
+/// Where: the SNI names the port, since nothing redirected the connection.
+fn where_to(sni: Option<&str>) -> Result<u16, Error> {
+    let (port, _, _) = sni.and_then(sni::parse).ok_or(Error::Denied("the connection's SNI names no port of ours"))?;
+    Ok(port)
 }
 
 /// Tells a plain HTTP/1 client why it is not served: otherwise its people see a connection that just closes.
@@ -244,7 +249,7 @@ async fn forward(client: &FromClient, incoming: Request<Incoming>, received: Ins
         Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &authority),
     }
     let sent = client.app.send(Request::from_parts(head, Body::incoming(body)), carrier).await;
-    let Answered { response, connection } = sent.map_err(|failed| failed.error)?;
+    let Answered { response, connection, .. } = sent.map_err(|failed| failed.error)?;
     // Stream back, and record at the end of the stream.
     let (mut head, body) = response.into_parts();
     headers::strip_reserved(&mut head.headers);

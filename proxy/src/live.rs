@@ -68,7 +68,7 @@ pub struct Report {
     pub schema_version: u32,
     pub pod: String,
     pub namespace: String,
-    /// How much of the window has data, in seconds: less than asked for in a young proxy.
+    /// How many seconds the sums are about, up to now: what rates are made with. Less than the window in a young proxy.
     pub covered_s: f64,
     pub rows: Vec<Row>,
 }
@@ -326,6 +326,9 @@ impl Live {
     pub fn report(&self, pod: &str, namespace: &str, window: u64) -> Report {
         let window = window.clamp(1, WINDOW_MAX_S);
         let second = self.shared.second();
+        // The first second that is summed; beyond the fine part, sums begin with a whole coarse slot.
+        let from = (second + 1).saturating_sub(window);
+        let from = if window > FINE_SLOTS { from.next_multiple_of(COARSE_S) } else { from };
         let mut buckets = 0;
         let mut rows = Vec::new();
         let mut all = self.series.lock();
@@ -333,7 +336,7 @@ impl Live {
             let mut ring = series.ring.lock();
             ring.age(second);
             buckets += ring.buckets();
-            let sum = ring.sum((second + 1).saturating_sub(window));
+            let sum = ring.sum(from);
             let open = series.open.load(Relaxed);
             if sum.success + sum.failure > 0 || sum.read_bytes + sum.write_bytes > 0 || open > 0 {
                 rows.push(row(&series.key, sum, open));
@@ -342,7 +345,7 @@ impl Live {
             Arc::strong_count(series) > 1 || !(ring.fine.is_empty() && ring.coarse.is_empty())
         });
         self.shared.buckets.store(buckets, Relaxed);
-        let covered_s = self.shared.started.elapsed().as_secs_f64().min(window as f64);
+        let covered_s = self.shared.started.elapsed().as_secs_f64() - from as f64;
         Report { schema_version: SCHEMA_VERSION, pod: pod.to_owned(), namespace: namespace.to_owned(), covered_s, rows }
     }
 }
@@ -434,6 +437,8 @@ mod tests {
         let sum = |window| live.report("web-1", "shop", window).rows.first().map_or(0, |row| row.success + row.failure);
         assert_eq!(sum(10), 9, "the present second has nothing yet");
         assert_eq!(sum(60), 59);
+        let covered = live.report("web-1", "shop", 60).covered_s;
+        assert!((covered - 59.0).abs() < 0.01, "{covered}");
         let all = sum(WINDOW_MAX_S);
         assert!((590..=600).contains(&all), "{all}");
         let long = &live.report("web-1", "shop", WINDOW_MAX_S).rows[0];

@@ -142,12 +142,11 @@ async fn forward(
         let in_flight = InFlight::new(endpoint.clone());
         endpoint.metrics.request();
         // Send: mesh TLS if the endpoint has an identity, and never without it then.
-        let sent = Instant::now();
         let carrier = route.carrier(endpoint.is_meshed());
         let (error, unsent) = match endpoint.client.send(attempt.request(&route, carrier), carrier).await {
             Ok(answered) => {
                 let Some(error) = broken_answer(&answered, &endpoint) else {
-                    endpoint.load().observe(sent.elapsed(), Instant::now());
+                    endpoint.load().observe(answered.sent.elapsed(), Instant::now());
                     return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
                 };
                 (error, None)

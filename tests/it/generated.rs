@@ -17,11 +17,7 @@ const GENERATED: &[Generated] = &[
         code: "shared/proto/src/control.rs",
         emitted: "lacewing.control.v1.rs",
     },
-    Generated {
-        proto: "cli/src/demo/emoji.proto",
-        code: "cli/src/demo/emoji.rs",
-        emitted: "lacewing.demo.v1.rs",
-    },
+    Generated { proto: "cli/src/demo/emoji.proto", code: "cli/src/demo/emoji.rs", emitted: "lacewing.demo.v1.rs" },
 ];
 
 const HEADER: &str = "// Generated from the .proto file of this name by `just gen`. Do not edit.\n";
@@ -36,11 +32,7 @@ fn generate(item: &Generated) -> String {
     let set = protox::compile([&path], [include]).expect("the .proto file compiles");
     let out = std::env::temp_dir().join(format!("lacewing-gen-{}-{}", std::process::id(), item.emitted));
     std::fs::create_dir_all(&out).expect("temporary folder");
-    tonic_prost_build::configure()
-        .out_dir(&out)
-        .build_transport(false)
-        .compile_fds(set)
-        .expect("code generation");
+    tonic_prost_build::configure().out_dir(&out).build_transport(false).compile_fds(set).expect("code generation");
     let code = std::fs::read_to_string(out.join(item.emitted)).expect("generated file");
     std::fs::remove_dir_all(&out).expect("remove temporary folder");
     format!("{HEADER}{code}")

@@ -1,4 +1,7 @@
 //! `mesh demo`: brings the whole mesh up, shows what it does, and takes it down again when asked to.
+//!
+//! The order of starting is `demo/startup.rs`, the processes are `demo/crew.rs`; here are the loop that keeps them
+//! going, the words on the screen and the end.
 
 use std::{
     fmt::Write,

@@ -1,4 +1,6 @@
-//! `mesh demo fault` and `mesh demo heal`: turn the switches; the demo and its apps follow within a tenth of a second.
+//! `mesh demo fault` and `mesh demo heal`: turn the switches.
+//!
+//! They only write files; the demo and its apps follow within a tenth of a second.
 
 use super::Context;
 use crate::{

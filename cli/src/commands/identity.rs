@@ -1,4 +1,6 @@
 //! `mesh identity`: who each proxy says it is, until when, and when it renews.
+//!
+//! The proxies are asked themselves; what the controller issued last may not be what they use.
 
 use std::time::Duration;
 

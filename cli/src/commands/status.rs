@@ -1,6 +1,9 @@
 //! `mesh demo status`: each pod, whether it is ready, its fault, its addresses.
+//!
+//! What the controller cannot honour in the manifests comes first, on standard error. Ready means here what it means to
+//! the demo itself: the proxy says so and the app takes connections.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use serde::Serialize;
 use tokio::{task::JoinSet, time::timeout};
@@ -10,6 +13,7 @@ use crate::{
     cli::Format,
     demo::{cast::Pod, faults, startup},
     failure::{Exit, Failure},
+    live,
     output::{
         table::{self, Column, Row, View},
         units::{self, MISSING},
@@ -58,7 +62,14 @@ impl Row for PodRow {
 
 pub fn run(context: &mut Context, output: Format) -> Result<Exit, Failure> {
     let demo = context.layout.running()?;
-    let rows = block_on(async { Ok(rows(&demo.pods, context).await) })?;
+    let faults = context.layout.faults();
+    let (rows, manifests) =
+        block_on(async { Ok(tokio::join!(rows(&demo.pods, &faults), live::manifest_errors(demo.controller_admin))) })?;
+    let manifests =
+        manifests.map_or_else(|why| vec![format!("warning: no answer from the controller: {why}")], |m| m.lines());
+    for line in &manifests {
+        context.printer.note(line);
+    }
     match output {
         Format::Json => context.printer.data(&table::json(&rows, None))?,
         Format::Table => {
@@ -75,10 +86,10 @@ pub fn run(context: &mut Context, output: Format) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-async fn rows(pods: &[Pod], context: &Context<'_>) -> Vec<PodRow> {
+async fn rows(pods: &[Pod], faults: &Path) -> Vec<PodRow> {
     let mut asked = JoinSet::new();
     for (at, pod) in pods.iter().cloned().enumerate() {
-        let fault = faults::read(&faults::path(&context.layout.faults(), &pod.name));
+        let fault = faults::read(&faults::path(faults, &pod.name));
         asked.spawn(async move {
             let answer =
                 timeout(TIMEOUT, startup::ready(&pod)).await.unwrap_or_else(|_| Err("no answer in time".into()));

@@ -1,4 +1,6 @@
-//! `mesh top`: who calls whom, busiest first, refreshed every second. It reads the outbound side of every proxy.
+//! `mesh top`: who calls whom, busiest first, refreshed every second.
+//!
+//! It reads the outbound side of every proxy: what callers got, after retries. A demo that ends ends it, too.
 
 use std::{fmt::Write, time::Duration};
 

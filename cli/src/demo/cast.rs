@@ -1,4 +1,6 @@
 //! Owns who is in the demo: workloads, their pods, and every address. Pure data; nothing is started here.
+//!
+//! A subnet of loopback is the only choice: everything else follows from it, so that two demos can run side by side.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},

@@ -1,4 +1,4 @@
-//! Owns the fault switches: one small file a pod, written by `mesh demo fault`, polled by the pod's app and by the demo.
+//! Owns the fault switches: one small file a pod, written by `mesh demo fault`, polled by the pod's app and the demo.
 //!
 //! Files need no protocol and no port, and end with the demo's directory. What a fault does is decided by who reads it.
 

@@ -1,5 +1,7 @@
 //! Owns the order in which the demo comes up: addresses free? manifests, controller and apps, trust bundle and tokens,
-//! proxies, ready, traffic. What keeps running afterwards is `crew.rs`' business.
+//! proxies, ready, traffic.
+//!
+//! Each wait has a limit and an error that quotes whoever was waited for. What runs afterwards is `crew.rs`' business.
 
 use std::{
     fs, io,
@@ -56,7 +58,12 @@ pub async fn start(held: &Held, options: Options, started: u64, printer: &mut Pr
     for pod in &pods {
         crew.start(proxy(layout, pod, options.subnet, &bundle))?;
     }
-    held.describe(&Description { pid: std::process::id(), started, pods: pods.clone() })?;
+    held.describe(&Description {
+        pid: std::process::id(),
+        started,
+        controller_admin: options.subnet.controller_admin(),
+        pods: pods.clone(),
+    })?;
     wait_until_ready(&mut crew, layout, &pods, printer).await?;
     for pod in pods.iter().filter(|pod| is_traffic(pod)) {
         crew.start(app(layout, pod, options.rps)?)?;
@@ -95,11 +102,13 @@ fn check_addresses(subnet: Subnet, pods: &[Pod]) -> Result<(), Failure> {
         let failure = Failure::error(format!("cannot listen on {address}, which {who} needs as {what}: {error}"));
         return Err(match error.kind() {
             io::ErrorKind::AddrInUse => failure.hint(format!(
-                "find who listens there with `ss -ltnp 'sport = :{}'`, or use other addresses: `mesh demo --subnet 127.1.5`",
+                "find who listens there with `ss -ltnp 'sport = :{}'`, or use other addresses: \
+                 `mesh demo --subnet 127.1.5`",
                 address.port()
             )),
             io::ErrorKind::AddrNotAvailable => failure.hint(format!(
-                "this system does not give all of 127.0.0.0/8 to loopback; add the address, on macOS with `sudo ifconfig lo0 alias {}`",
+                "this system does not give all of 127.0.0.0/8 to loopback; add the address, on macOS with \
+                 `sudo ifconfig lo0 alias {}`",
                 address.ip()
             )),
             _ => failure,

@@ -5,6 +5,7 @@
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
+    net::SocketAddr,
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -117,6 +118,7 @@ pub struct Description {
     pub pid: u32,
     /// Seconds since the Unix epoch.
     pub started: u64,
+    pub controller_admin: SocketAddr,
     pub pods: Vec<Pod>,
 }
 
@@ -245,8 +247,10 @@ fn occupied(lock: &mut File, path: &Path, now: u64) -> Failure {
         }
         None => format!("directory {root}"),
     };
-    Failure::error(format!("a demo is running already ({who})"))
-        .hint("look at it with `mesh stat`, end it with Ctrl-C where it runs, or start a second one: `mesh demo --dir DIR --subnet 127.1.5`")
+    Failure::error(format!("a demo is running already ({who})")).hint(
+        "look at it with `mesh stat`, end it with Ctrl-C where it runs, or start a second one: \
+               `mesh demo --dir DIR --subnet 127.1.5`",
+    )
 }
 
 /// Removes what demos make, and nothing else.

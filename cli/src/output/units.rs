@@ -1,4 +1,6 @@
 //! Owns how numbers look in tables: `100.00%`, `2.0rps`, `123ms`, `2.0B/s`, `-` for what is not known.
+//!
+//! JSON has the bare numbers in base units; `table.rs` puts either where it belongs.
 
 use std::time::Duration;
 

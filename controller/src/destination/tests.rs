@@ -67,7 +67,10 @@ fn ports_declare_their_protocol() {
         (84, Protocol::Detect),
         (85, Protocol::Detect),
     ] {
-        assert_eq!(resolve(&world, "emojivoto", &format!("voting:{port}")), found("emojivoto", "voting", port, protocol));
+        assert_eq!(
+            resolve(&world, "emojivoto", &format!("voting:{port}")),
+            found("emojivoto", "voting", port, protocol)
+        );
     }
     assert_eq!(Protocol::declared(Some("example.com/odd")), None);
 }
@@ -99,7 +102,22 @@ fn what_is_not_there_is_answered_with_the_reason() {
 fn malformed_targets_are_refused() {
     let world = world(CLUSTER);
     let long = format!("{}:80", "a".repeat(TARGET_BYTES_MAX));
-    for target in ["", ":", "voting", "voting:", "voting:0", "voting:+80", "voting:65536", ":80", ".:80", "a..b:80", "::1", "10.96.0.1:0", "[::1:80", &long] {
+    for target in [
+        "",
+        ":",
+        "voting",
+        "voting:",
+        "voting:0",
+        "voting:+80",
+        "voting:65536",
+        ":80",
+        ".:80",
+        "a..b:80",
+        "::1",
+        "10.96.0.1:0",
+        "[::1:80",
+        &long,
+    ] {
         let Target::NotFound(reason) = resolve(&world, "emojivoto", target) else { panic!("{target}") };
         assert!(reason.contains("is not host:port") || reason.contains("longer than"), "{target}: {reason}");
     }

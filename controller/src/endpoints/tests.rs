@@ -97,7 +97,8 @@ fn a_pod_without_redirection_is_reached_through_its_proxy() {
 
 #[test]
 fn what_says_it_is_meshed_is_never_offered_in_plain_text() {
-    let mut world = world(&format!("{SERVICE}{}{}", slice("web-1", &at("10.0.0.1", "p")), pod("p", "10.0.0.1", MESHED, "")));
+    let mut world =
+        world(&format!("{SERVICE}{}{}", slice("web-1", &at("10.0.0.1", "p")), pod("p", "10.0.0.1", MESHED, "")));
     let domain = TrustDomain::parse("cluster.local").unwrap();
     let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
     let name = Name::new("a", "p");
@@ -125,7 +126,8 @@ fn the_same_address_twice_keeps_the_meshed_one() {
 
 #[test]
 fn workloads_are_named_by_their_owners() {
-    let owner = |kind: &str, name: &str| format!(", ownerReferences: [{{kind: {kind}, name: {name}, controller: true}}]");
+    let owner =
+        |kind: &str, name: &str| format!(", ownerReferences: [{{kind: {kind}, name: {name}, controller: true}}]");
     let hash = ", labels: {pod-template-hash: 6d4}";
     for (more, workload) in [
         (String::new(), "pod/p"),

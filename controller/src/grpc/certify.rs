@@ -57,7 +57,7 @@ impl<R: TokenReviewer> Certifier<R> {
             return Err((CertifyResult::Throttled, Status::resource_exhausted(why)));
         };
         let now = (self.now)();
-        let caller = self.reviewer.review(&request.token, now).await.map_err(refused)?;
+        let caller = self.reviewer.review(&request.token, now).await.map_err(|refusal| refused(&refusal))?;
         let id = self.name(&caller)?;
         if !self.buckets.lock().take(&id, Instant::now()) {
             let why = format!("{id} asks for certificates too often: at most {RATE_PER_SECOND} a second after {BURST}");
@@ -74,13 +74,13 @@ impl<R: TokenReviewer> Certifier<R> {
     }
 
     fn name(&self, caller: &Caller) -> Result<SpiffeId, (CertifyResult, Status)> {
-        self.identity.name(&caller.namespace, &caller.service_account).map_err(|error| {
-            (CertifyResult::BadToken, Status::unauthenticated(format!("token refused: {error}")))
-        })
+        self.identity
+            .name(&caller.namespace, &caller.service_account)
+            .map_err(|error| (CertifyResult::BadToken, Status::unauthenticated(format!("token refused: {error}"))))
     }
 }
 
-fn refused(refusal: Refusal) -> (CertifyResult, Status) {
+fn refused(refusal: &Refusal) -> (CertifyResult, Status) {
     let why = refusal.to_string();
     match refusal {
         Refusal::Token(_) | Refusal::Pod(_) => {
@@ -143,7 +143,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_identity_has_a_burst_and_then_a_rate() {
         let mut buckets = Buckets::default();
-        let granted = |buckets: &mut Buckets, times: usize| (0..times).filter(|_| buckets.take(&id(0), Instant::now())).count();
+        let granted =
+            |buckets: &mut Buckets, times: usize| (0..times).filter(|_| buckets.take(&id(0), Instant::now())).count();
         assert_eq!(granted(&mut buckets, 8), 5);
         tokio::time::advance(Duration::from_millis(900)).await;
         assert_eq!(granted(&mut buckets, 3), 0);

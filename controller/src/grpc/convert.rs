@@ -48,9 +48,11 @@ impl Key {
     pub fn to_wire(&self) -> wire::Key {
         let key = match self {
             Self::Target(target) => WireKey::Target(target.clone()),
-            Self::Endpoints(Backend { namespace, service, port }) => {
-                WireKey::Endpoints(wire::Backend { namespace: namespace.clone(), service: service.clone(), port: (*port).into() })
-            }
+            Self::Endpoints(Backend { namespace, service, port }) => WireKey::Endpoints(wire::Backend {
+                namespace: namespace.clone(),
+                service: service.clone(),
+                port: (*port).into(),
+            }),
             Self::Inbound(pod) => WireKey::Inbound(pod.clone()),
             Self::Trust => WireKey::Trust(wire::Trust {}),
         };
@@ -75,7 +77,9 @@ impl std::fmt::Display for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Target(target) => write!(f, "target {target}"),
-            Self::Endpoints(Backend { namespace, service, port }) => write!(f, "endpoints {service}.{namespace}:{port}"),
+            Self::Endpoints(Backend { namespace, service, port }) => {
+                write!(f, "endpoints {service}.{namespace}:{port}")
+            }
             Self::Inbound(pod) => write!(f, "inbound {pod}"),
             Self::Trust => f.write_str("trust"),
         }
@@ -113,10 +117,10 @@ pub fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
         service_account: endpoint.service_account.clone(),
         zone: endpoint.zone.clone(),
         identity: endpoint.identity.as_ref().map(SpiffeId::to_string).unwrap_or_default(),
-        direct: endpoint.direct.as_ref().map(|direct| wire::Direct {
-            proxy_address: direct.proxy_address.to_string(),
-            sni: direct.sni.clone(),
-        }),
+        direct: endpoint
+            .direct
+            .as_ref()
+            .map(|direct| wire::Direct { proxy_address: direct.proxy_address.to_string(), sni: direct.sni.clone() }),
     }
 }
 
@@ -150,7 +154,9 @@ mod tests {
         for key in [Key::Target("web:80".into()), Key::Endpoints(backend), Key::Inbound("web-1".into()), Key::Trust] {
             assert_eq!(Key::parse(key.to_wire()), Ok(key));
         }
-        let wire_backend = |name: &str, port: u32| WireKey::Endpoints(wire::Backend { namespace: name.into(), service: "web".into(), port });
+        let wire_backend = |name: &str, port: u32| {
+            WireKey::Endpoints(wire::Backend { namespace: name.into(), service: "web".into(), port })
+        };
         for bad in [
             None,
             Some(WireKey::Target("x".repeat(TARGET_BYTES_MAX + 1))),

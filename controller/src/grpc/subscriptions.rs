@@ -209,7 +209,8 @@ impl Subscriptions {
         subscription.sent_version = self.counter;
         let wire_key = key.to_wire();
         let parts = parts(sent.as_deref(), &answer);
-        let mut messages: VecDeque<_> = parts.into_iter().map(|part| self.message(Some(wire_key.clone()), part)).collect();
+        let mut messages: VecDeque<_> =
+            parts.into_iter().map(|part| self.message(Some(wire_key.clone()), part)).collect();
         let last = messages.len().saturating_sub(1);
         messages.iter_mut().take(last).for_each(|message| message.more = true);
         let first = messages.pop_front();
@@ -250,7 +251,8 @@ fn snapshot(endpoints: &[Endpoint]) -> Vec<WireAnswer> {
 
 /// Both lists are sorted by address and hold each once.
 fn delta(sent: &[Endpoint], now: &[Endpoint]) -> Vec<WireAnswer> {
-    let find = |list: &[Endpoint], address: &SocketAddr| list.binary_search_by_key(address, |endpoint| endpoint.address).ok();
+    let find =
+        |list: &[Endpoint], address: &SocketAddr| list.binary_search_by_key(address, |endpoint| endpoint.address).ok();
     let upserted = now.iter().filter(|new| find(sent, &new.address).is_none_or(|at| sent[at] != **new));
     let upserted: Vec<_> = upserted.map(convert::endpoint).collect();
     let removed = sent.iter().filter(|old| find(now, &old.address).is_none());

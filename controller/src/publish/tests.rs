@@ -16,7 +16,9 @@ fn target(target: &str) -> Query {
 }
 
 fn service(name: &str) -> String {
-    format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\nspec: {{ports: [{{port: 80}}]}}\n---\n")
+    format!(
+        "apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: a}}\nspec: {{ports: [{{port: 80}}]}}\n---\n"
+    )
 }
 
 fn is_found(live: &mut Live) -> bool {
@@ -71,15 +73,15 @@ fn a_pod_is_answered_only_to_its_own_account() {
     let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: web-1, namespace: a}\nspec: {serviceAccountName: web}\n";
     publisher.apply(changes(pod));
     let ask = |name: &str, account: &str| {
-        let live = publisher.follow(Query::Inbound { pod: Name::new("a", name), service_account: account.into() }).unwrap();
-        let answer = live.borrow().clone().unwrap();
-        answer
+        let query = Query::Inbound { pod: Name::new("a", name), service_account: account.into() };
+        publisher.follow(query).unwrap().borrow().clone().unwrap()
     };
     assert!(matches!(&*ask("web-1", "web"), Answer::Inbound(_)));
     assert!(matches!(&*ask("web-1", "voting"), Answer::Refused(why) if why.contains("does not run as")));
     assert!(matches!(&*ask("web-2", "web"), Answer::Refused(why) if why.contains("no Pod a/web-2")));
     // A pod made again under another account is another pod.
-    let mut live = publisher.follow(Query::Inbound { pod: Name::new("a", "web-1"), service_account: "web".into() }).unwrap();
+    let mut live =
+        publisher.follow(Query::Inbound { pod: Name::new("a", "web-1"), service_account: "web".into() }).unwrap();
     publisher.apply(changes(&pod.replace("serviceAccountName: web", "serviceAccountName: other")));
     assert!(matches!(live.borrow_and_update().as_deref(), Some(Answer::Refused(_))));
 }

@@ -2,7 +2,8 @@
 //!
 //! A file that cannot be honoured keeps its own last good objects in force and is reported once per change of its
 //! content; a directory that cannot be listed keeps everything. Hidden files are not looked at: editors and mounted
-//! ConfigMaps keep their own business there. Changes go to `publish`, as one batch per look.
+//! ConfigMaps keep their own business there. Whoever writes here should write beside and rename: half a file may be a
+//! good one. Changes go to `publish`, as one batch per look.
 
 use std::{
     collections::BTreeMap,
@@ -241,7 +242,7 @@ fn read_text(path: &Path, stamp: Stamp) -> Result<String, ManifestError> {
     }
     String::from_utf8(bytes).map_err(|e| {
         let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
-        let line = good.iter().filter(|byte| **byte == b'\n').count() as u64 + 1;
+        let line = good.split(|byte| *byte == b'\n').count() as u64;
         ManifestError { line: Some(line), column: None, cause: "not UTF-8: save the file as UTF-8".to_owned() }
     })
 }

@@ -35,7 +35,7 @@ pub fn display(path: &[Step]) -> String {
         match step {
             Step::Key(key) if text.is_empty() => text.push_str(key),
             Step::Key(key) => text.extend([".", key]),
-            Step::Index(index) => text.push_str(&format!("[{index}]")),
+            Step::Index(index) => text.extend(["[", &index.to_string(), "]"]),
         }
     }
     text
@@ -133,7 +133,8 @@ impl<'de> Visitor<'de> for Seek<'_> {
 mod tests {
     use super::*;
 
-    const DOCUMENT: &str = "kind: Pod\nspec:\n  containers:\n  - name: a\n    image: b\n  - {name: c, imgae: d}\nlast: 1\n";
+    const DOCUMENT: &str =
+        "kind: Pod\nspec:\n  containers:\n  - name: a\n    image: b\n  - {name: c, imgae: d}\nlast: 1\n";
 
     #[test]
     fn finds_fields_by_path() {

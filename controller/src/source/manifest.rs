@@ -151,10 +151,7 @@ impl Document<'_> {
     /// An error of the YAML reader.
     fn broken(&self, error: &serde_yaml::Error) -> ManifestError {
         let at = error.location().filter(|at| at.line() > 0).map(|at| (at.line(), at.column()));
-        let message = error.without_snippet().to_string();
-        // The reader puts the position into its message; we say it once, counted in the whole file.
-        let cause = message.lines().next().unwrap_or_default().to_owned();
-        self.error(at, strip_position(&cause).to_owned())
+        self.error(at, plain(&error.without_snippet().to_string()))
     }
 
     /// An error at a place in this document; at the document's first line if no place is known.
@@ -166,7 +163,8 @@ impl Document<'_> {
 
 /// Why the field at `path`, which no slim type reads, is a mistake; none if Kubernetes knows it.
 fn unknown_field(kind: Kind, path: &[Step]) -> Option<String> {
-    let names: Vec<&str> = path.iter().filter_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None }).collect();
+    let names: Vec<&str> =
+        path.iter().filter_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None }).collect();
     let (leaf, parent) = names.split_last()?;
     let known = fields::below(kind, parent);
     if known.contains(leaf) {
@@ -190,14 +188,25 @@ fn steps(path: &serde_ignored::Path<'_>) -> Vec<Step> {
     steps
 }
 
-/// Takes the reader's own `line 1, column 2` off its message.
-fn strip_position(message: &str) -> &str {
-    let end = [" at line ", " (line ", ", line "].iter().filter_map(|mark| message.rfind(mark)).min();
-    let stripped = end.map_or(message, |end| &message[..end]);
-    match stripped.strip_prefix("line ").and_then(|rest| rest.split_once(": ")) {
-        Some((position, rest)) if position.bytes().all(|b| !b.is_ascii_alphabetic() || position.contains("column")) => rest,
-        _ => stripped,
-    }
+/// The YAML reader's words for common mistakes, and ours for people who write manifests.
+const PLAIN_WORDS: [(&str, &str); 7] = [
+    ("expected mapping start", "expected `key: value` pairs here"),
+    ("expected sequence start", "expected a list here"),
+    ("expected string scalar", "expected a text here"),
+    ("invalid u16", "expected a number from 0 to 65535"),
+    ("invalid u64", "expected a whole number"),
+    ("invalid boolean", "expected true or false"),
+    ("multiple YAML documents detected", "there is text after the end of the document: start another one with ---"),
+];
+
+/// What the YAML reader says, in one line, without the position (which we say once, counted in the whole file) and
+/// without advice to programmers.
+fn plain(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    let line = line.rsplit_once(" at line ").map_or(line, |(before, _)| before);
+    let line = line.split_once(", set ").map_or(line, |(before, _)| before);
+    let known = PLAIN_WORDS.iter().find(|(theirs, _)| line.starts_with(theirs));
+    known.map_or(line, |(_, ours)| ours).to_owned()
 }
 
 fn clip(value: &str) -> &str {

@@ -69,7 +69,9 @@ fn name(name: &str, label: bool) -> Result<(), String> {
         return Ok(());
     }
     let dots = if label { "" } else { ", dots" };
-    Err(format!("{name:?} is no name: at most {max} lower-case letters, digits, dashes{dots}; a letter or digit at both ends"))
+    Err(format!(
+        "{name:?} is no name: at most {max} lower-case letters, digits, dashes{dots}; a letter or digit at both ends"
+    ))
 }
 
 fn annotations(metadata: &ObjectMeta) -> Result<(), Invalid> {
@@ -154,6 +156,8 @@ fn address(kind: AddressType, address: &str) -> Result<(), String> {
         AddressType::IPv4 if parsed.is_some_and(|ip| ip.is_ipv4()) => Ok(()),
         AddressType::IPv6 if parsed.is_some_and(|ip| ip.is_ipv6()) => Ok(()),
         AddressType::Fqdn => Err("the mesh resolves no host names: addressType must be IPv4 or IPv6".to_owned()),
-        AddressType::IPv4 | AddressType::IPv6 => Err(format!("{address:?} is no {kind:?} address, as addressType says")),
+        AddressType::IPv4 | AddressType::IPv6 => {
+            Err(format!("{address:?} is no {kind:?} address, as addressType says"))
+        }
     }
 }

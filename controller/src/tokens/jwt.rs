@@ -124,7 +124,8 @@ pub fn verify(key: &Key, token: &str, audience: &str, now: u64) -> Result<Caller
         return Err(Invalid::Long);
     }
     let (signed, tag) = token.rsplit_once('.').ok_or(Invalid::Malformed)?;
-    let (header, claims) = signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(Invalid::Malformed)?;
+    let (header, claims) =
+        signed.split_once('.').filter(|(_, claims)| !claims.contains('.')).ok_or(Invalid::Malformed)?;
     let header: Header = decode(header).ok_or(Invalid::Malformed)?;
     if header.alg != ALGORITHM || header.crit.is_some() {
         return Err(Invalid::Algorithm);

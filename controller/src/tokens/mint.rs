@@ -52,7 +52,9 @@ pub fn load_key(state_dir: &Path) -> Result<Key, MintError> {
     }
     let bytes = fs::read(&path).map_err(failed)?;
     let bytes: [u8; KEY_BYTES] = bytes.try_into().map_err(|_| {
-        failed(io::Error::other(format!("does not hold {KEY_BYTES} bytes; remove it and start again: tokens are made anew")))
+        failed(io::Error::other(format!(
+            "does not hold {KEY_BYTES} bytes; remove it and start again: tokens are made anew"
+        )))
     })?;
     Ok(Key::new(&bytes))
 }
@@ -87,7 +89,8 @@ impl Minter {
         let mut outcome = self.remove_others(world);
         for (name, pod) in world.pods() {
             let account = pod.service_account();
-            let fresh = self.minted.get(name).is_some_and(|minted| minted.service_account == account && is_fresh(minted, now));
+            let fresh =
+                self.minted.get(name).is_some_and(|minted| minted.service_account == account && is_fresh(minted, now));
             if !fresh {
                 outcome = outcome.and(self.mint(name, account, now));
             }
@@ -131,7 +134,9 @@ impl Minter {
         let wanted: BTreeSet<String> = world.pods().map(|(name, _)| file_name(name)).collect();
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
-            let Some(name) = name.to_str().filter(|name| name.ends_with(SUFFIX) && name.contains('_')) else { continue };
+            let Some(name) = name.to_str().filter(|name| name.ends_with(SUFFIX) && name.contains('_')) else {
+                continue;
+            };
             if !wanted.contains(name) {
                 fs::remove_file(self.directory.join(name)).map_err(failed)?;
             }
@@ -160,7 +165,11 @@ mod tests {
     const NOW: u64 = 1_795_300_000;
 
     fn pods(names: &[&str]) -> World {
-        let one = |name: &&str| format!("apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: a}}\nspec: {{serviceAccountName: web}}\n---\n");
+        let one = |name: &&str| {
+            format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: a}}\nspec: {{serviceAccountName: web}}\n---\n"
+            )
+        };
         world(&names.iter().map(one).collect::<String>())
     }
 

@@ -66,7 +66,7 @@ async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backo
         Ok(answers) => answers,
         Err(why) => return why,
     };
-    let mut session = Session { discovery, requests, backends: HashMap::new(), chunks: Vec::new() };
+    let mut session = Session { discovery, requests, backends: HashMap::new(), chunks: (None, Vec::new()) };
     if session.subscribe_all(pod).await.is_err() {
         return "the controller closed the stream".to_owned();
     }
@@ -113,8 +113,8 @@ struct Session<'a> {
     requests: mpsc::Sender<WatchRequest>,
     /// Endpoints as of the last version on this stream: what deltas apply to.
     backends: HashMap<BackendKey, BTreeMap<SocketAddr, Info>>,
-    /// Chunks of a snapshot whose rest is on its way.
-    chunks: Vec<wire::Endpoint>,
+    /// Chunks of the snapshot of this version, whose rest is on its way.
+    chunks: (Option<wire::Version>, Vec<wire::Endpoint>),
 }
 
 impl Session<'_> {
@@ -161,7 +161,7 @@ impl Session<'_> {
             tracing::warn!("the controller sent an answer without key or content; ignored");
             return;
         };
-        match self.applied(&key, more, answer) {
+        match self.applied(&key, version, more, answer) {
             Ok(true) => {
                 let applied = wire::Applied { key: Some(wire::Key { key: Some(key) }), version };
                 // Full only if the controller does not read; a later version then reports for this one too.
@@ -175,19 +175,29 @@ impl Session<'_> {
     }
 
     /// Whether the answer is now in force (chunks are not, until the last one).
-    fn applied(&mut self, key: &WireKey, more: bool, answer: Answer) -> Result<bool, String> {
+    fn applied(
+        &mut self,
+        key: &WireKey,
+        version: Option<wire::Version>,
+        more: bool,
+        answer: Answer,
+    ) -> Result<bool, String> {
         match (key, answer) {
             (WireKey::Target(name), Answer::Target(target)) => self.discovery.set_target(name, parse::target(target)?),
             (WireKey::Endpoints(backend), Answer::Snapshot(snapshot)) => {
-                if self.chunks.len() + snapshot.endpoints.len() > ENDPOINTS_MAX {
-                    self.chunks.clear();
+                if self.chunks.0 != version {
+                    // The rest of another snapshot never came: it was not wanted any more.
+                    self.chunks = (version, Vec::new());
+                }
+                if self.chunks.1.len() + snapshot.endpoints.len() > ENDPOINTS_MAX {
+                    self.chunks.1.clear();
                     return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
                 }
-                self.chunks.extend(snapshot.endpoints);
+                self.chunks.1.extend(snapshot.endpoints);
                 if more {
                     return Ok(false);
                 }
-                let all = std::mem::take(&mut self.chunks);
+                let (_, all) = std::mem::take(&mut self.chunks);
                 self.set_endpoints(own_backend(backend), BTreeMap::new(), all);
             }
             (WireKey::Endpoints(backend), Answer::Delta(delta)) => {
@@ -197,6 +207,8 @@ impl Session<'_> {
                     known.remove(&removed.parse().map_err(|_| format!("{removed:?} is not an address"))?);
                 }
                 self.set_endpoints(key, known, delta.upserted);
+                // Each part of a delta is true by itself; only the whole is a version.
+                return Ok(!more);
             }
             (WireKey::Inbound(_), Answer::Inbound(ports)) => {
                 self.discovery.inbound.send_replace(Some(parse::inbound(&ports)?));

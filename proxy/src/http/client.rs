@@ -20,6 +20,7 @@ use crate::{
         PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
     },
     error::Error,
+    metrics::Peer,
     tls::{Alpn, Transport},
 };
 
@@ -35,6 +36,8 @@ pub enum Carrier {
 /// Connections to one peer.
 pub struct Client {
     pub transport: Transport,
+    /// Counts the connections; `None` towards our own app.
+    numbers: Option<Arc<Peer>>,
     idle: Mutex<Vec<(http1::SendRequest<Body>, Instant)>>,
     http2: Multiplexed,
     http1_in_http2: Multiplexed,
@@ -56,13 +59,16 @@ pub struct Failed {
 /// An answer; with HTTP/1, also what gives the connection back once the answer's body was read.
 pub struct Answered {
     pub response: Response<Incoming>,
+    /// When the request went out, connecting not included.
+    pub sent: Instant,
     pub connection: Option<Reusable>,
 }
 
 impl Client {
-    pub fn new(transport: Transport) -> Arc<Self> {
+    pub fn new(transport: Transport, numbers: Option<Arc<Peer>>) -> Arc<Self> {
         Arc::new(Self {
             transport,
+            numbers,
             idle: Mutex::default(),
             http2: Multiplexed::default(),
             http1_in_http2: Multiplexed::default(),
@@ -87,10 +93,11 @@ impl Client {
                     Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
                 },
             };
+            let sent = Instant::now();
             match sender.try_send_request(request).await {
                 Ok(response) => {
                     let connection = Some(Reusable { client: self.clone(), sender });
-                    return Ok(Answered { response, connection });
+                    return Ok(Answered { response, sent, connection });
                 }
                 // The peer closed an idle connection: that says nothing about the peer. Take another.
                 Err(error) => match unsent(error) {
@@ -118,7 +125,9 @@ impl Client {
             .handshake(TokioIo::new(io))
             .await
             .map_err(Error::Broken)?;
+        let open = self.numbers.as_ref().map(|numbers| numbers.connection());
         tokio::spawn(async move {
+            let _open = open;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "HTTP/1 connection ended");
             }
@@ -142,8 +151,9 @@ impl Client {
                     Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
                 },
             };
+            let sent = Instant::now();
             match sender.try_send_request(request).await {
-                Ok(response) => return Ok(Answered { response, connection: None }),
+                Ok(response) => return Ok(Answered { response, sent, connection: None }),
                 Err(error) => match unsent(error) {
                     (_, Some(back)) if reused => {
                         to.forget();
@@ -179,7 +189,9 @@ impl Client {
             .handshake(TokioIo::new(io))
             .await
             .map_err(Error::Broken)?;
+        let open = self.numbers.as_ref().map(|numbers| numbers.connection());
         tokio::spawn(async move {
+            let _open = open;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "HTTP/2 connection ended");
             }

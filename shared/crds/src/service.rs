@@ -60,7 +60,9 @@ impl<'de> Deserialize<'de> for ClusterIp {
         match text.as_str() {
             "" | "None" => Ok(Self(None)),
             ip => ip.parse().map(|ip| Self(Some(ip))).map_err(|_| {
-                D::Error::custom(format_args!("{ip:?} is no cluster address: write an IP address, or None for a headless Service"))
+                D::Error::custom(format_args!(
+                    "{ip:?} is no cluster address: write an IP address, or None for a headless Service"
+                ))
             }),
         }
     }

@@ -1,4 +1,6 @@
 //! Tests of `mesh stat`'s merging, selection and looks, with reports made by hand.
+//!
+//! How sketches merge and quantiles are read is tested where they are, in the proxy.
 
 use super::*;
 use crate::{demo::cast::Subnet, golden::tests::row};

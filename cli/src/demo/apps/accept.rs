@@ -1,4 +1,6 @@
 //! Owns the accept loop of the demo's servers: a task for each connection, and not more than [`CONNECTIONS_MAX`].
+//!
+//! What is spoken on a connection is each server's business.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,5 +1,7 @@
 //! Owns how the demo's apps call others: ordinary HTTP/1.1 with kept connections, and ordinary gRPC over one HTTP/2
 //! connection, both to the app's own proxy, which goes by the authority.
+//!
+//! No retries and no balancing here: that is what the proxy is for.
 
 use std::{
     io,

@@ -1,4 +1,6 @@
 //! The raw TCP service: says what it hears, until the other side has nothing more to say.
+//!
+//! Its fault is to say it later, or to hang up.
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

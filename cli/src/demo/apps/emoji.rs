@@ -1,5 +1,6 @@
-//! The gRPC service: which picture goes with a name. It has one call of each kind, so that any gRPC client can try the
-//! mesh with all of them.
+//! The gRPC service: which picture goes with a name.
+//!
+//! It has one call of each kind, so that any gRPC client can try the mesh with all of them.
 
 use std::pin::Pin;
 

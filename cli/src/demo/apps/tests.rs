@@ -1,4 +1,6 @@
 //! Tests of the demo's services over real sockets, without the mesh: what a client must also get through it.
+//!
+//! The "proxy" of an app is here the other app itself, which does not care about the authority.
 
 use std::time::Duration;
 
@@ -150,7 +152,7 @@ async fn echo_says_all_it_hears_then_closes() {
         write.write_all(&said).await.expect("said");
         write.shutdown().await.expect("done");
     };
-    let (_, result) = tokio::join!(speak, read.read_to_end(&mut heard));
+    let ((), result) = tokio::join!(speak, read.read_to_end(&mut heard));
     result.expect("heard");
     assert_eq!(heard, said);
 }

@@ -1,5 +1,6 @@
-//! The service that counts votes, over HTTP/1.1 or HTTP/2. It fails every vote for the doughnut: that is what there is
-//! to find in the demo.
+//! The service that counts votes, over HTTP/1.1 or HTTP/2, whichever the client speaks.
+//!
+//! It fails every vote for the doughnut: that is what there is to find in the demo.
 
 use std::{
     convert::Infallible,

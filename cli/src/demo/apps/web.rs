@@ -1,5 +1,6 @@
-//! The front: plain HTTP/1.1. `/` shows a random emoji (from the gRPC service), `/vote/NAME` passes a vote on, and what
-//! fails behind it fails here.
+//! The front: plain HTTP/1.1. `/` shows a random emoji (from the gRPC service), `/vote/NAME` passes a vote on.
+//!
+//! What fails behind it fails here; what cannot be reached is a 503 that says who.
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 

@@ -1,4 +1,6 @@
 //! Tests of the supervisor with small shell commands in place of the mesh's processes.
+//!
+//! Its clock is a parameter, so restarts and endpoints that follow later need no waiting; only real exits are awaited.
 
 use std::{os::unix::fs::PermissionsExt, thread::sleep};
 

@@ -1,4 +1,6 @@
 //! The manifests as the controller's own reader understands them.
+//!
+//! What it would only warn of fails here: the demo writes nothing that the mesh does not honour.
 
 use lacewing_controller::{
     conditions,

@@ -1,4 +1,6 @@
 //! Tests of the demo's directory: one demo at a time, nothing foreign removed, nothing left.
+//!
+//! `Scratch`, the directory of one test, serves the other tests of this crate, too.
 
 use std::{ops::Deref, os::unix::fs::symlink};
 
@@ -35,7 +37,12 @@ fn layout(dir: &Path) -> Layout {
 
 fn description() -> Description {
     let subnet: crate::demo::cast::Subnet = "127.1.9".parse().expect("a subnet");
-    Description { pid: std::process::id(), started: 1_000, pods: subnet.pods() }
+    Description {
+        pid: std::process::id(),
+        started: 1_000,
+        controller_admin: subnet.controller_admin(),
+        pods: subnet.pods(),
+    }
 }
 
 #[test]
