@@ -1,15 +1,21 @@
 //! Builds each part once, by hand, top to bottom; the only file that knows them all, and the only one that starts
 //! long-lived tasks.
 
-use std::{io, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    io,
+    process::ExitCode,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use lacewing_ops::{admin as http_admin, log, settings::EXIT_BAD_SETTINGS, signal};
 use rustls_pki_types::UnixTime;
+use tokio::time::Instant;
 
 use crate::{
     admin::Admin,
     certify, clock,
-    config::{Config, DRAIN_MAX, TRIM_INTERVAL},
+    config::{Config, TRIM_INTERVAL},
     discovery::{self, Discovery},
     endpoint::Context,
     inbound::{self, Inbound},
@@ -60,19 +66,23 @@ async fn serve(config: Config) -> io::Result<()> {
     let identity = Arc::new(Identity::default());
     let context = Arc::new(Context { identity: identity.clone(), metrics: metrics.clone() });
     let discovery = Discovery::new(context);
-    let drain = Drain::default();
+    // The app may still call others while it finishes what came in: outbound drains last.
+    let (inbound_drain, outbound_drain) = (Drain::default(), Drain::default());
 
     tokio::spawn(certify::run(identity.clone(), config.control.clone(), metrics.clone()));
     tokio::spawn(discovery::client::run(discovery.clone(), config.control.clone(), config.pod.clone()));
-    tokio::spawn(housekeeping(discovery.clone()));
 
-    let out = Arc::new(Outbound { discovery: discovery.clone(), metrics: metrics.clone(), draining: drain.handle() });
+    let out = Arc::new(Outbound {
+        discovery: discovery.clone(),
+        metrics: metrics.clone(),
+        draining: outbound_drain.handle(),
+    });
     let mut listeners = vec![(outbound_port, Destination::Authority)];
     listeners.extend(mapped_ports.into_iter().map(|(port, target)| (port, Destination::Mapped(target.into()))));
     for (port, destination) in listeners {
         let out = out.clone();
         let connection = move |socket, from| outbound::connection(out.clone(), socket, from, destination.clone());
-        tokio::spawn(listen::accept(port, drain.handle(), connection));
+        tokio::spawn(listen::accept(port, outbound_drain.handle(), connection));
     }
     let own_ports =
         [config.outbound, config.inbound, config.admin, config.private_admin].map(|addr| addr.port()).to_vec();
@@ -80,11 +90,11 @@ async fn serve(config: Config) -> io::Result<()> {
         discovery.clone(),
         identity.clone(),
         metrics.clone(),
-        drain.handle(),
+        inbound_drain.handle(),
         config.pod_ip,
         own_ports,
     ));
-    tokio::spawn(listen::accept(inbound_port, drain.handle(), {
+    tokio::spawn(listen::accept(inbound_port, inbound_drain.handle(), {
         let into = into.clone();
         move |socket, from| inbound::connection(into.clone(), socket, from)
     }));
@@ -95,7 +105,8 @@ async fn serve(config: Config) -> io::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "lacewing-proxy is up"
     );
-    let exit_with_parent = config.exit_with_parent;
+    tokio::spawn(housekeeping(discovery.clone(), Arc::downgrade(&into), metrics.clone()));
+    let (exit_with_parent, patience) = (config.exit_with_parent, config.drain);
     let admin = Arc::new(Admin { config, discovery, identity, metrics, registry });
     let public = admin.clone();
     tokio::spawn(http_admin::serve(admin_port, move |request| public.public(request)));
@@ -103,20 +114,26 @@ async fn serve(config: Config) -> io::Result<()> {
 
     let why = signal::stop_requested(exit_with_parent).await?;
     tracing::info!(reason = why, "draining");
-    // The spines hold handles, too; what counts is connections.
-    drop((out, into));
-    if !drain.drain(DRAIN_MAX).await {
-        tracing::warn!("connections were still open after {}s; ending them", DRAIN_MAX.as_secs());
+    let deadline = Instant::now() + patience;
+    let all_gone = inbound_drain.drain(patience).await
+        && outbound_drain.drain(deadline.saturating_duration_since(Instant::now())).await;
+    if !all_gone {
+        tracing::warn!("connections were still open after {}s; ending them", patience.as_secs());
     }
     Ok(())
 }
 
 /// Gives back what is no longer used: idle targets and connections, and free memory.
-async fn housekeeping(discovery: Arc<Discovery>) {
+async fn housekeeping(discovery: Arc<Discovery>, inbound: Weak<Inbound>, metrics: Arc<Metrics>) {
     let mut tick = tokio::time::interval(TRIM_INTERVAL);
     loop {
         tick.tick().await;
         discovery.sweep();
+        // Weakly held: what drains must not wait for this task.
+        if let Some(inbound) = inbound.upgrade() {
+            inbound.sweep();
+        }
+        metrics.live.tidy();
         sys::trim_memory();
     }
 }

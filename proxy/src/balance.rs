@@ -8,7 +8,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU32, AtomicUsize, Ordering::Relaxed},
+        atomic::{AtomicU32, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -28,7 +28,9 @@ const DRAWS_MAX: usize = 4;
 /// Latency and health of one endpoint, as this proxy sees them.
 pub struct Load {
     state: Mutex<LoadState>,
+    /// Requests whose response has not ended, and those of them that wait for its first byte.
     in_flight: AtomicU32,
+    awaited: AtomicU32,
 }
 
 struct LoadState {
@@ -41,15 +43,19 @@ struct LoadState {
 impl Default for Load {
     fn default() -> Self {
         let state = LoadState { ewma: None, updated: Instant::now(), breaker: Breaker::default() };
-        Self { state: Mutex::new(state), in_flight: AtomicU32::new(0) }
+        Self { state: Mutex::new(state), in_flight: AtomicU32::new(0), awaited: AtomicU32::new(0) }
     }
 }
 
 impl LoadState {
-    /// The estimate of this moment, in seconds.
-    fn estimate(&self, now: Instant) -> f64 {
+    fn raw(&self) -> f64 {
+        self.ewma.unwrap_or(EWMA_DEFAULT_RTT.as_secs_f64())
+    }
+
+    /// What is left of the estimate since the last sample.
+    fn faded(&self, now: Instant) -> f64 {
         let age = now.saturating_duration_since(self.updated);
-        self.ewma.map_or(EWMA_DEFAULT_RTT.as_secs_f64(), |ewma| ewma * decay(age, EWMA_FORGET))
+        self.ewma.map_or(self.raw(), |ewma| ewma * decay(age, EWMA_FORGET))
     }
 }
 
@@ -69,15 +75,21 @@ impl Load {
         let waiting = self.in_flight.load(Relaxed);
         // New and idle, or due for a probe: it gets the next request that draws it.
         let tried_now = waiting == 0 && (state.ewma.is_none() || verdict == Verdict::Probe);
-        let cost = if tried_now { 0.0 } else { state.estimate(now) * f64::from(waiting + 1) };
+        let cost = if tried_now { 0.0 } else { self.estimate(&state, now) * f64::from(waiting + 1) };
         Some((cost, verdict))
+    }
+
+    /// The cost of one request, in seconds. The estimate is not forgotten while somebody waits for an answer: an endpoint
+    /// that hangs must not look better with every second.
+    fn estimate(&self, state: &LoadState, now: Instant) -> f64 {
+        if self.awaited.load(Relaxed) > 0 { state.raw() } else { state.faded(now) }
     }
 
     /// A sample of latency: request sent to first byte of the answer.
     pub fn observe(&self, rtt: Duration, now: Instant) {
         let mut state = self.state.lock();
         let rtt = rtt.as_secs_f64();
-        let estimate = state.estimate(now);
+        let estimate = state.faded(now);
         state.ewma = Some(if state.ewma.is_none() || rtt > estimate {
             rtt
         } else {
@@ -87,9 +99,17 @@ impl Load {
         state.updated = now;
     }
 
+    /// Somebody waited this long and left without an answer: it took at least that long.
+    fn given_up(&self, waited: Duration, now: Instant) {
+        let slower = waited.as_secs_f64() > self.estimate(&self.state.lock(), now);
+        if slower {
+            self.observe(waited, now);
+        }
+    }
+
     /// The latency estimate of this moment.
     pub fn ewma(&self) -> Duration {
-        Duration::from_secs_f64(self.state.lock().estimate(Instant::now()))
+        Duration::from_secs_f64(self.estimate(&self.state.lock(), Instant::now()))
     }
 
     pub fn in_flight(&self) -> u32 {
@@ -109,20 +129,17 @@ pub trait Loaded {
 /// The endpoints of one backend.
 pub struct Balancer<E> {
     endpoints: ArcSwap<Vec<Arc<E>>>,
-    ejected: AtomicUsize,
 }
 
 impl<E: Loaded> Default for Balancer<E> {
     fn default() -> Self {
-        Self { endpoints: ArcSwap::default(), ejected: AtomicUsize::new(0) }
+        Self { endpoints: ArcSwap::default() }
     }
 }
 
 impl<E: Loaded> Balancer<E> {
     /// Replaces the set. Who stays the same `Arc` keeps its history.
     pub fn set(&self, endpoints: Vec<Arc<E>>) {
-        let ejected = endpoints.iter().filter(|endpoint| endpoint.load().is_ejected()).count();
-        self.ejected.store(ejected, Relaxed);
         self.endpoints.store(Arc::new(endpoints));
     }
 
@@ -130,27 +147,29 @@ impl<E: Loaded> Balancer<E> {
         self.endpoints.load_full()
     }
 
+    /// How many endpoints the breaker holds out.
     pub fn ejected(&self) -> usize {
-        self.ejected.load(Relaxed)
+        self.endpoints.load().iter().filter(|endpoint| endpoint.load().is_ejected()).count()
     }
 
-    /// An endpoint for one request, none of `tried`. `None`: no endpoint is left that may be used.
+    /// An endpoint for one request, none of `tried`. `None`: all were tried. If the breaker holds all others out, it is
+    /// overruled: an endpoint that failed beats an error for certain.
     pub fn pick(&self, tried: &[Arc<E>], now: Instant) -> Option<Arc<E>> {
         let all = self.endpoints.load();
-        let usable = |endpoint: &Arc<E>| {
-            if tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint)) { None } else { endpoint.load().cost(now) }
+        let untried = |endpoint: &Arc<E>| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
+        let usable = |endpoint: &Arc<E>| untried(endpoint).then(|| endpoint.load().cost(now)).flatten();
+        let chosen = (0..DRAWS_MAX).find_map(|_| draw_two(&all, &usable)).or_else(|| best_of_all(&all, &usable));
+        let Some((endpoint, (_, verdict))) = chosen else {
+            return all
+                .iter()
+                .filter(|endpoint| untried(endpoint))
+                .min_by_key(|endpoint| endpoint.load().in_flight())
+                .cloned();
         };
-        let chosen = if let [only] = all.as_slice() {
-            usable(only).map(|cost| (only, cost))
-        } else {
-            (0..DRAWS_MAX).find_map(|_| draw_two(&all, &usable)).or_else(|| best_of_all(&all, &usable))
-        };
-        chosen.map(|(endpoint, (_, verdict))| {
-            if verdict == Verdict::Probe {
-                endpoint.load().state.lock().breaker.probe(now);
-            }
-            endpoint.clone()
-        })
+        if verdict == Verdict::Probe {
+            endpoint.load().state.lock().breaker.probe(now);
+        }
+        Some(endpoint.clone())
     }
 
     /// Records that no answer came from `endpoint`: it could not be reached, or broke off.
@@ -161,17 +180,10 @@ impl<E: Loaded> Balancer<E> {
 
     /// Records whether what `endpoint` answered was a success; its latency goes to [`Load::observe`].
     pub fn outcome(&self, endpoint: &E, success: bool, now: Instant) {
-        let mut state = endpoint.load().state.lock();
-        match state.breaker.record(success, now, fastrand::f64()) {
-            Change::Tripped if (self.ejected() + 1) * 2 <= self.endpoints.load().len() => {
-                state.breaker.eject(now, fastrand::f64());
-                self.ejected.fetch_add(1, Relaxed);
-            }
-            // Too many are out already: a failing endpoint is better than none.
-            Change::Tripped | Change::None => {}
-            Change::Restored => {
-                let _ = self.ejected.fetch_update(Relaxed, Relaxed, |n| n.checked_sub(1));
-            }
+        let change = endpoint.load().state.lock().breaker.record(success, now, fastrand::f64());
+        // Too many out already: a failing endpoint is better than none.
+        if change == Change::Tripped && (self.ejected() + 1) * 2 <= self.endpoints.load().len() {
+            endpoint.load().state.lock().breaker.eject(now, fastrand::f64());
         }
     }
 }
@@ -201,6 +213,40 @@ fn best_of_all<'a, E>(
 ) -> Option<Candidate<'a, E>> {
     let candidates = all.iter().filter_map(|endpoint| Some((endpoint, usable(endpoint)?)));
     candidates.min_by(|(_, (a, _)), (_, (b, _))| a.total_cmp(b))
+}
+
+/// A request that waits for the first byte of its answer. Dropped without one, it tells how long it waited.
+pub struct Awaiting<E: Loaded> {
+    endpoint: Arc<E>,
+    since: Instant,
+    answered: bool,
+}
+
+impl<E: Loaded> Awaiting<E> {
+    pub fn new(endpoint: Arc<E>) -> Self {
+        endpoint.load().in_flight.fetch_add(1, Relaxed);
+        endpoint.load().awaited.fetch_add(1, Relaxed);
+        Self { endpoint, since: Instant::now(), answered: false }
+    }
+
+    /// The answer has begun; `sent` is when the request went out, connecting not included.
+    pub fn answered(mut self, sent: Instant) -> InFlight<E> {
+        self.answered = true;
+        let in_flight = InFlight::new(self.endpoint.clone());
+        self.endpoint.load().observe(sent.elapsed(), Instant::now());
+        in_flight
+    }
+}
+
+impl<E: Loaded> Drop for Awaiting<E> {
+    fn drop(&mut self) {
+        let load = self.endpoint.load();
+        if !self.answered {
+            load.given_up(self.since.elapsed(), Instant::now());
+        }
+        load.in_flight.fetch_sub(1, Relaxed);
+        load.awaited.fetch_sub(1, Relaxed);
+    }
 }
 
 /// A request in flight at an endpoint; counts until dropped.

@@ -25,7 +25,9 @@ pub async fn run(identity: Arc<Identity>, control: Control, metrics: Arc<Metrics
     loop {
         let bundle = identity.current().map_or_else(|_| control.bundle.clone(), |current| current.bundle.clone());
         match certify(&control, &bundle).await {
-            Ok((leaf, bundle)) => {
+            Ok((leaf, certified)) => {
+                // Later bundles come over the stream, in order; this one could be older than what that said.
+                let bundle = identity.current().map_or(certified, |current| current.bundle.clone());
                 let (id, not_after, renew_at) = (leaf.id().clone(), leaf.not_after(), leaf.renew_at(fastrand::f64()));
                 if let Err(error) = identity.set(leaf, bundle) {
                     tracing::error!(%error, "the new certificate is not usable");

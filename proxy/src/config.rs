@@ -8,7 +8,7 @@ use std::{
 };
 
 use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
-use lacewing_ops::settings::{Settings, SettingsError, parsed, switch, text};
+use lacewing_ops::settings::{Settings, SettingsError, duration, parsed, switch, text};
 
 // --- Connections -------------------------------------------------------------------------------------------------
 
@@ -20,6 +20,8 @@ pub const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// A TLS handshake, from accept or connect to the end.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent connection is probed after this; three probes, as far apart, without an answer end it.
+pub const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
 /// Unacknowledged data on a connection: then the kernel gives the peer up (`TCP_USER_TIMEOUT`).
 pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest TLS `ClientHello` that is read, in bytes: post-quantum key shares and long ALPN lists fit many times over.
@@ -45,6 +47,9 @@ pub const STREAMS_MAX: u32 = 1_024;
 pub const STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 flow-control window of a connection, in bytes.
 pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
+/// The same towards a peer, whose one connection carries everybody's responses: with the window above, 16 readers that
+/// stall would stop all others; here it takes 128.
+pub const PEER_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Unsent bytes held for an HTTP/2 stream.
 pub const SEND_BUFFER: usize = 64 * 1024;
 /// HTTP/2 keep-alive: a ping after this much silence…
@@ -53,8 +58,9 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Idle HTTP/1 connections kept to one endpoint.
 pub const IDLE_PER_ENDPOINT_MAX: usize = 64;
-/// An idle HTTP/1 connection is not used again after this.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// An idle HTTP/1 connection is not used again after this: shorter than any server's own limit, so that requests seldom
+/// meet a connection that is just being closed.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 
 // --- Balancing, retries ------------------------------------------------------------------------------------------
 
@@ -113,7 +119,7 @@ pub const TOKEN_MAX: u64 = 16 * 1024;
 
 // --- Stopping, recording -----------------------------------------------------------------------------------------
 
-/// Open connections may end by themselves for this long after the wish to stop.
+/// Longest `LACEWING_DRAIN_TIMEOUT`.
 pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 /// Unused memory goes back to the system this often.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(30);
@@ -138,6 +144,8 @@ pub struct Config {
     pub private_admin: SocketAddr,
     pub outbound_map: Vec<Mapped>,
     pub control: Control,
+    /// Open connections may end by themselves for this long after the wish to stop: the pod's grace less two seconds.
+    pub drain: Duration,
     /// Stop when standard input ends.
     pub exit_with_parent: bool,
 }
@@ -180,6 +188,7 @@ impl Config {
         let private_admin = s.get("LACEWING_PRIVATE_ADMIN_ADDR", "127.0.0.1:4192", loopback);
         let outbound_map = s.get("LACEWING_OUTBOUND_MAP", "", outbound_map);
         let control = Control::read(&mut s);
+        let drain = s.get("LACEWING_DRAIN_TIMEOUT", "28s", |value| duration(value).map(|drain| drain.min(DRAIN_MAX)));
         let exit_with_parent = s.get("LACEWING_EXIT_WITH_PARENT", "0", switch);
         let built = (|| {
             Some(Self {
@@ -193,6 +202,7 @@ impl Config {
                 private_admin: private_admin?,
                 outbound_map: outbound_map?,
                 control: control?,
+                drain: drain?,
                 exit_with_parent: exit_with_parent?,
             })
         })();

@@ -16,19 +16,10 @@ use tokio::{
 
 use crate::{
     authorize::Mode,
-    config::{LOOKUP_TIMEOUT, NO_ENDPOINT_TIMEOUT, TARGET_IDLE, TARGET_NAME_MAX, TARGETS_MAX},
+    config::{LOOKUP_TIMEOUT, NO_ENDPOINT_TIMEOUT, TARGET_IDLE, TARGETS_MAX},
     endpoint::{Backend, Context},
     error::Error,
 };
-
-/// The protocol that the Service declares.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Declared {
-    Detect,
-    Http1,
-    Http2,
-    Opaque,
-}
 
 /// One port of one Service.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -44,13 +35,6 @@ impl fmt::Display for BackendKey {
     }
 }
 
-/// What a target is.
-#[derive(Clone)]
-pub struct Found {
-    pub backend: Arc<Backend>,
-    pub declared: Declared,
-}
-
 /// How the workload's own ports are to be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
@@ -62,7 +46,7 @@ pub struct Inbound {
 #[derive(Clone)]
 enum Answer {
     Waiting,
-    Found(Found),
+    Found(Arc<Backend>),
     NotFound(String),
 }
 
@@ -120,7 +104,7 @@ impl Discovery {
     ///
     /// # Errors
     /// [`Error::NotFound`], [`Error::LookupTimeout`], [`Error::LookupDown`] or [`Error::LookupFull`].
-    pub async fn look_up(&self, name: &str) -> Result<Found, Error> {
+    pub async fn look_up(&self, name: &str) -> Result<Arc<Backend>, Error> {
         let target = self.target(name)?;
         // The common case: known, and nothing to wait for.
         if let Answer::Found(found) = &*target.answer.borrow() {
@@ -143,7 +127,7 @@ impl Discovery {
             *target.used.lock() = Instant::now();
             return Ok(target.clone());
         }
-        if state.targets.len() >= TARGETS_MAX || name.len() > TARGET_NAME_MAX {
+        if state.targets.len() >= TARGETS_MAX && !state.make_room() {
             return Err(Error::LookupFull { name: name.to_owned(), limit: TARGETS_MAX });
         }
         let target = Arc::new(Target { answer: watch::Sender::new(Answer::Waiting), used: Mutex::new(Instant::now()) });
@@ -163,13 +147,13 @@ impl Discovery {
     }
 
     /// The workload's own ports, once known.
-    pub fn inbound(&self) -> watch::Receiver<Option<Inbound>> {
-        self.inbound.subscribe()
+    pub fn inbound(&self) -> &watch::Sender<Option<Inbound>> {
+        &self.inbound
     }
 
     /// Whether the control stream is up.
-    pub fn stream(&self) -> watch::Receiver<Stream> {
-        self.stream.subscribe()
+    pub fn stream(&self) -> &watch::Sender<Stream> {
+        &self.stream
     }
 
     /// Every backend in use.
@@ -193,7 +177,7 @@ impl Discovery {
         let needed: Vec<String> = targets
             .values()
             .filter_map(|target| match &*target.answer.borrow() {
-                Answer::Found(found) => Some(found.backend.name.clone()),
+                Answer::Found(backend) => Some(backend.name.clone()),
                 Answer::Waiting | Answer::NotFound(_) => None,
             })
             .collect();
@@ -212,10 +196,7 @@ impl Discovery {
         let Some(target) = state.targets.get(name).cloned() else { return };
         let answer = match answer {
             parse::TargetAnswer::NotFound(reason) => Answer::NotFound(reason),
-            parse::TargetAnswer::Service(key, declared) => {
-                let backend = state.backend(key, &self.context);
-                Answer::Found(Found { backend, declared })
-            }
+            parse::TargetAnswer::Service(key) => Answer::Found(state.backend(key, &self.context)),
         };
         target.answer.send_replace(answer);
         drop(state);
@@ -228,6 +209,17 @@ impl Discovery {
 }
 
 impl State {
+    /// Forgets a target that is none: names that somebody made up must not keep real ones out.
+    fn make_room(&mut self) -> bool {
+        let none = |target: &Arc<Target>| matches!(*target.answer.borrow(), Answer::NotFound(_));
+        let Some(name) = self.targets.iter().find(|(_, target)| none(target)).map(|(name, _)| name.clone()) else {
+            return false;
+        };
+        self.targets.remove(&name);
+        self.changes.push(Change::ForgetTarget(name));
+        true
+    }
+
     fn backend(&mut self, key: BackendKey, context: &Arc<Context>) -> Arc<Backend> {
         if let Some(backend) = self.backends.get(&key) {
             return backend.clone();

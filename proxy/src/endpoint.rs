@@ -100,8 +100,7 @@ fn labels(info: &Info, backend: &str) -> Vec<(&'static str, String)> {
         ("dst_pod", info.pod.clone()),
         ("dst_serviceaccount", info.service_account.clone()),
     ];
-    let service = backend.split_once('/').map_or(backend, |(_, name)| name);
-    labels.push(("dst_service", service.rsplit_once(':').map_or(service, |(name, _)| name).to_owned()));
+    labels.push(("dst_service", service_name(backend).to_owned()));
     if let Some((kind, name)) = info.workload.split_once('/') {
         let kind = match kind {
             "deployment" => "dst_deployment",
@@ -120,6 +119,12 @@ fn labels(info: &Info, backend: &str) -> Vec<(&'static str, String)> {
         labels.push(("dst_zone", info.zone.clone()));
     }
     labels
+}
+
+/// The Service's name in `namespace/name:port`.
+fn service_name(backend: &str) -> &str {
+    let service = backend.split_once('/').map_or(backend, |(_, name)| name);
+    service.rsplit_once(':').map_or(service, |(name, _)| name)
 }
 
 /// What endpoints are made with.
@@ -216,16 +221,13 @@ impl Backend {
             service: Some(self.name.clone()),
             route: DEFAULT_ROUTE.to_owned(),
         };
-        let nobody = self.context.metrics.peer(&key, vec![("dst_service", self.name.clone())]);
+        let nobody = self.context.metrics.peer(&key, vec![("dst_service", service_name(&self.name).to_owned())]);
         nobody.response(http::StatusCode::SERVICE_UNAVAILABLE, None, Class::Failure, after);
     }
 
     fn none(&self) -> Error {
-        let why = match (self.known.load(Relaxed), self.balancer.endpoints().is_empty()) {
-            (false, _) => "the controller did not list them yet",
-            (true, true) => "the Service selects no ready pod",
-            (true, false) => "all that are known fail",
-        };
+        let known = self.known.load(Relaxed);
+        let why = if known { "the Service selects no ready pod" } else { "the controller did not list them yet" };
         let since = self.empty_since.lock().map_or(Duration::ZERO, |since| since.elapsed());
         Error::NoEndpoint { service: self.name.clone(), why, since }
     }

@@ -37,6 +37,8 @@ pub enum Error {
     AppBroken { addr: SocketAddr },
     #[error("the request's body broke off: {0}")]
     ClientBody(hyper::Error),
+    #[error("HTTP upgrade to {0:?} is not carried yet: use a mapped TCP port (LACEWING_OUTBOUND_MAP)")]
+    Upgrade(String),
     #[error("{0}")]
     Denied(&'static str),
     #[error("connection refused: {0}")]
@@ -69,6 +71,7 @@ impl Error {
             | Self::NoEndpoint { .. }
             | Self::NoCertificate(_)
             | Self::ClientBody(_)
+            | Self::Upgrade(_)
             | Self::Denied(_)
             | Self::Forbidden(_)
             | Self::Io(_) => Retry::Never,
@@ -90,7 +93,19 @@ impl Error {
             | Self::NoEndpoint { .. }
             | Self::NoCertificate(_)
             | Self::Refused => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Upgrade(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Denied(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
+        }
+    }
+
+    /// The same error for another request that waited for the same connection.
+    #[must_use]
+    pub fn shared(&self) -> Self {
+        match self {
+            Self::Connect { addr, cause } => Self::Connect { addr: *addr, cause: cause.clone() },
+            Self::Handshake { addr, refusal } => Self::Handshake { addr: *addr, refusal: refusal.clone() },
+            Self::NoCertificate(why) => Self::NoCertificate(why.clone()),
+            other => Self::Io(std::io::Error::other(other.to_string())),
         }
     }
 
@@ -121,6 +136,7 @@ impl Error {
             Self::Broken(_) => "broken",
             Self::AppBroken { .. } => "app_broken",
             Self::ClientBody(_) => "client_body",
+            Self::Upgrade(_) => "upgrade",
             Self::Denied(_) => "denied",
             Self::Io(_) => "io",
         }

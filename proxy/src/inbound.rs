@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use hyper::body::Incoming;
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
@@ -82,6 +82,11 @@ impl Inbound {
         self.apps.lock().entry(port).or_insert_with(make).clone()
     }
 
+    /// Closes idle connections to the app. Called now and then.
+    pub fn sweep(&self) {
+        self.apps.lock().values().for_each(|app| app.sweep());
+    }
+
     /// Numbers about one client.
     fn peer(&self, id: &SpiffeId, port: u16) -> Arc<Peer> {
         let mut peers = self.peers.lock();
@@ -106,8 +111,7 @@ impl Inbound {
 
     /// Authorize: the workload's policy of this moment.
     fn authorize(&self, port: u16, peer: Option<&SpiffeId>) -> Result<(), Error> {
-        let policy = self.discovery.inbound();
-        let policy = policy.borrow();
+        let policy = self.discovery.inbound().borrow();
         let policy = policy.as_ref().ok_or(Error::Denied("the workload's policy is not known yet"))?;
         match authorize(policy.mode, &policy.ports, port, peer) {
             Decision::Deny(reason) => Err(Error::Denied(reason)),
@@ -144,9 +148,8 @@ async fn serve(inbound: &Arc<Inbound>, socket: TcpStream) -> Result<(), Error> {
     let MeshConnection { io, peer, alpn, sni } = *connection;
     // Where, and may it?
     let port = where_to(sni.as_deref())?;
-    let allowed = inbound.authorize(port, Some(&peer));
-    inbound.metrics.authorized(port, allowed.as_ref().err().map(Error::label));
-    allowed?;
+    inbound.authorize(port, Some(&peer)).inspect_err(|error| inbound.metrics.denied(error))?;
+    inbound.metrics.allowed(port);
 
     let numbers = inbound.peer(&peer, port);
     let counted = numbers.connection();
@@ -189,15 +192,15 @@ async fn tell(mut socket: TcpStream, error: &Error) {
 }
 
 fn no_mesh_tls(inbound: &Inbound) -> Error {
-    let policy = inbound.discovery.inbound();
-    let strict = policy.borrow().as_ref().is_none_or(|policy| policy.mode == Mode::Strict);
+    let strict = inbound.discovery.inbound().borrow().as_ref().is_none_or(|policy| policy.mode == Mode::Strict);
     let reason = if strict {
         "this workload takes mesh TLS only (strict): the client is not in the mesh, or bypassed its own proxy"
     } else {
         "not mesh TLS, and nothing says where it is meant for"
     };
-    inbound.metrics.authorized(0, Some(if strict { "strict" } else { "no_destination" }));
-    Error::Denied(reason)
+    let error = Error::Denied(reason);
+    inbound.metrics.denied(&error);
+    error
 }
 
 /// A client's connection, for its requests.
@@ -214,7 +217,7 @@ struct FromClient {
 async fn request(client: &FromClient, incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
     client.numbers.request();
-    let grpc = headers::is_grpc(incoming.headers());
+    let (grpc, bodyless) = (headers::is_grpc(incoming.headers()), incoming.method() == Method::HEAD);
     let error = match forward(client, incoming, received).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
@@ -224,13 +227,13 @@ async fn request(client: &FromClient, incoming: Request<Incoming>) -> Result<Res
     tracing::debug!(error = %error, "inbound request was not served");
     match (&error, client.alpn) {
         // The app did not see it: the client's proxy may send it elsewhere (RFC 9113, 8.7).
-        (Error::Connect { .. }, Alpn::H2 | Alpn::H1H2) => Err(h2::Reason::REFUSED_STREAM.into()),
-        (Error::Connect { .. }, _) => {
-            let mut response = server::refuse(&error, grpc);
+        (Error::Connect { .. } | Error::Refused, Alpn::H2 | Alpn::H1H2) => Err(h2::Reason::REFUSED_STREAM.into()),
+        (Error::Connect { .. } | Error::Refused, _) => {
+            let mut response = server::refuse(&error, grpc, bodyless);
             response.headers_mut().insert(headers::REFUSED, HeaderValue::from_static("1"));
             Ok(response)
         }
-        _ => Ok(server::refuse(&error, grpc)),
+        _ => Ok(server::refuse(&error, grpc, bodyless)),
     }
 }
 

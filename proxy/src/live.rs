@@ -322,6 +322,11 @@ impl Live {
         all.entry(key.clone()).or_insert_with(|| Arc::new(make())).clone()
     }
 
+    /// Lets old slots go and counts the buckets anew. Called now and then.
+    pub fn tidy(&self) {
+        self.report("", "", 1);
+    }
+
     /// What all series saw in the last `window` seconds (at most [`WINDOW_MAX_S`]).
     pub fn report(&self, pod: &str, namespace: &str, window: u64) -> Report {
         let window = window.clamp(1, WINDOW_MAX_S);

@@ -5,9 +5,10 @@
 //! [`METRIC_SERIES_MAX`], the rest shares one that says `overflow="true"`. No label comes from a client.
 
 use std::{
+    collections::HashMap,
     fmt,
     sync::{
-        Arc,
+        Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -23,6 +24,7 @@ use rustls_pki_types::UnixTime;
 
 use crate::{
     config::METRIC_SERIES_MAX,
+    error::Error,
     live::{self, Direction, Live, Series},
 };
 
@@ -93,6 +95,12 @@ where
 }
 
 impl<M: Clone + Default + Send + Sync + 'static> Capped<M> {
+    fn remove(&self, labels: &Labels) {
+        if self.family.remove(labels) {
+            self.series.fetch_sub(1, Relaxed);
+        }
+    }
+
     fn get(&self, labels: &Labels) -> M {
         if let Some(known) = self.family.get(labels).map(|metric| metric.clone()) {
             return known;
@@ -151,6 +159,8 @@ pub struct Metrics {
     control_reconnects: Counter,
     cert_refreshes: Counter,
     cert_expiry: Gauge,
+    /// Peers in use, so that one that comes back finds its numbers, and one that is gone frees its series.
+    peers: Mutex<HashMap<Labels, Weak<Peer>>>,
     pub live: Live,
 }
 
@@ -175,6 +185,7 @@ impl Metrics {
             control_reconnects: Counter::default(),
             cert_refreshes: Counter::default(),
             cert_expiry: Gauge::default(),
+            peers: Mutex::default(),
             live: Live::default(),
         };
         let mut registry = Registry::default();
@@ -223,13 +234,19 @@ impl Metrics {
     /// The handles for one peer, resolved.
     pub fn peer(self: &Arc<Self>, what: &live::Key, mut labels: Labels) -> Arc<Peer> {
         labels.insert(0, ("direction", what.direction.as_str().to_owned()));
-        Arc::new(Peer {
+        let mut peers = self.peers.lock();
+        if let Some(known) = peers.get(&labels).and_then(Weak::upgrade) {
+            return known;
+        }
+        let peer = Arc::new(Peer {
             requests: self.requests.get(&labels),
             responses: Mutex::default(),
             live: self.live.series(what),
             metrics: self.clone(),
-            labels,
-        })
+            labels: labels.clone(),
+        });
+        peers.insert(labels, Arc::downgrade(&peer));
+        peer
     }
 
     pub fn error(&self, direction: Direction, label: &'static str) {
@@ -244,12 +261,15 @@ impl Metrics {
         self.retries_skipped.get(&vec![("backend", backend.to_owned()), ("skipped", why.to_owned())]).inc();
     }
 
-    pub fn authorized(&self, port: u16, denied: Option<&'static str>) {
-        let port = ("srv_port", port.to_string());
-        match denied {
-            None => self.allowed.get(&vec![port]).inc(),
-            Some(reason) => self.denied.get(&vec![port, ("reason", reason.to_owned())]).inc(),
-        };
+    /// An inbound connection to a port that the workload declares was let in.
+    pub fn allowed(&self, port: u16) {
+        self.allowed.get(&vec![("srv_port", port.to_string())]).inc();
+    }
+
+    /// An inbound connection was refused. Its port is no label: the client may have made it up.
+    pub fn denied(&self, error: &Error) {
+        let reason = if let Error::Denied(reason) = error { reason } else { error.label() };
+        self.denied.get(&vec![("reason", reason.to_owned())]).inc();
     }
 
     pub fn control_stream(&self, up: bool) {
@@ -276,7 +296,7 @@ pub struct Peer {
 
 /// Handles for responses of one kind; a peer has a few.
 struct Responses {
-    kind: (u16, Option<u16>),
+    kind: (u16, Option<u16>, Class),
     total: Counter,
     latency: Latency,
 }
@@ -290,48 +310,72 @@ impl Peer {
     pub fn response(&self, status: http::StatusCode, grpc: Option<u16>, class: Class, latency: Duration) {
         self.live.request(latency, class == Class::Success);
         // Servers may send any number; labels may not.
-        let kind = (if status.as_u16() < 600 { status.as_u16() } else { 0 }, grpc.map(|code| code.min(17)));
+        let kind = (if status.as_u16() < 600 { status.as_u16() } else { 0 }, grpc.map(|code| code.min(17)), class);
         let mut known = self.responses.lock();
         let at = known.iter().position(|responses| responses.kind == kind);
         let at = at.unwrap_or_else(|| {
-            known.push(self.responses_of(kind, class));
+            known.push(self.responses_of(kind));
             known.len() - 1
         });
         known[at].total.inc();
         known[at].latency.observe(latency);
     }
 
-    fn responses_of(&self, kind: (u16, Option<u16>), class: Class) -> Responses {
-        let mut labels = self.labels.clone();
-        labels.push(("status_code", kind.0.to_string()));
-        let latency = self.metrics.latency.get(&labels);
-        labels.push(("classification", class.as_str().to_owned()));
-        if let Some(code) = kind.1 {
-            labels.push(("grpc_status", code.to_string()));
-        }
-        Responses { kind, total: self.metrics.responses.get(&labels), latency }
+    fn responses_of(&self, kind: (u16, Option<u16>, Class)) -> Responses {
+        let (total, latency) = labels_of(&self.labels, kind);
+        Responses { kind, total: self.metrics.responses.get(&total), latency: self.metrics.latency.get(&latency) }
     }
 
     /// A connection with this peer opened; the guard records its end.
-    pub fn connection(&self) -> ConnectionGuard {
+    pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
         self.metrics.tcp_open.get(&self.labels).inc();
         let open = self.metrics.tcp_open_now.get(&self.labels);
         open.inc();
-        let mut closed = self.labels.clone();
-        closed.push(("errno", String::new()));
         ConnectionGuard {
+            _peer: self.clone(),
             open,
             read: self.metrics.tcp_read.get(&self.labels),
             write: self.metrics.tcp_write.get(&self.labels),
-            close: self.metrics.tcp_close.get(&closed),
+            close: self.metrics.tcp_close.get(&self.labels),
             live: self.live.clone(),
             _open: self.live.open(),
         }
     }
 }
 
-/// An open connection with a peer.
+/// Labels of a peer's responses of one kind: of their number, and of their latency.
+fn labels_of(peer: &Labels, kind: (u16, Option<u16>, Class)) -> (Labels, Labels) {
+    let mut latency = peer.clone();
+    latency.push(("status_code", kind.0.to_string()));
+    let mut total = latency.clone();
+    total.push(("classification", kind.2.as_str().to_owned()));
+    if let Some(code) = kind.1 {
+        total.push(("grpc_status", code.to_string()));
+    }
+    (total, latency)
+}
+
+impl Drop for Peer {
+    /// The peer is gone: its series go, too, or a few rollouts would fill the families.
+    fn drop(&mut self) {
+        let metrics = &self.metrics;
+        for responses in self.responses.get_mut() {
+            let (total, latency) = labels_of(&self.labels, responses.kind);
+            metrics.responses.remove(&total);
+            metrics.latency.remove(&latency);
+        }
+        metrics.requests.remove(&self.labels);
+        for family in [&metrics.tcp_open, &metrics.tcp_read, &metrics.tcp_write, &metrics.tcp_close] {
+            family.remove(&self.labels);
+        }
+        metrics.tcp_open_now.remove(&self.labels);
+        metrics.peers.lock().remove(&self.labels);
+    }
+}
+
+/// An open connection with a peer; it keeps the peer's series.
 pub struct ConnectionGuard {
+    _peer: Arc<Peer>,
     open: Gauge,
     read: Counter,
     write: Counter,
@@ -412,6 +456,23 @@ mod tests {
         let text = text(&registry);
         assert_eq!(text.matches("retry_total{").count(), METRIC_SERIES_MAX + 1);
         assert!(text.contains(r#"retry_total{overflow="true"} 50"#));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_is_gone_frees_its_series_and_one_that_is_not_keeps_its_numbers() {
+        let (metrics, registry) = Metrics::new(UnixTime::since_unix_epoch(Duration::ZERO));
+        let peer = metrics.peer(&key(), vec![("dst_pod", "web-1".to_owned())]);
+        peer.request();
+        peer.response(StatusCode::OK, None, Class::Success, Duration::ZERO);
+        let again = metrics.peer(&key(), vec![("dst_pod", "web-1".to_owned())]);
+        drop(peer);
+        again.request();
+        let connection = again.connection();
+        assert!(text(&registry).contains(r#"request_total{direction="outbound",dst_pod="web-1"} 2"#));
+        drop(again);
+        assert!(text(&registry).contains("web-1"), "an open connection keeps it");
+        drop(connection);
+        assert!(!text(&registry).contains("web-1"), "{}", text(&registry));
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use bytes::BytesMut;
-use http::{Request, Response, Version, request};
+use http::{Method, Request, Response, Version, request};
 use hyper::body::Incoming;
 use tokio::{
     io::AsyncReadExt,
@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use crate::{
-    balance::{InFlight, Loaded},
+    balance::{Awaiting, InFlight, Loaded},
     config::{DETECT_BYTES_MAX, DETECT_TIMEOUT, RETRY_LIMIT, RETRY_UNPROCESSED_LIMIT},
     detect::{Protocol, detect},
     discovery::Discovery,
@@ -110,13 +110,13 @@ async fn first_bytes(socket: &mut TcpStream, first: &mut BytesMut) -> Result<Opt
 pub async fn request(outbound: &Outbound, incoming: Request<Incoming>) -> Response<Body> {
     let received = Instant::now();
     let (head, body) = incoming.into_parts();
-    let grpc = headers::is_grpc(&head.headers);
+    let (grpc, bodyless) = (headers::is_grpc(&head.headers), head.method == Method::HEAD);
     match forward(outbound, head, body, received).await {
         Ok(response) => response,
         Err(error) => {
             outbound.metrics.error(Direction::Outbound, error.label());
             tracing::debug!(error = %error, "outbound request was not served");
-            server::refuse(&error, grpc)
+            server::refuse(&error, grpc, bodyless)
         }
     }
 }
@@ -130,7 +130,7 @@ async fn forward(
     // Route: what the head decides.
     let route = route::route(&head)?;
     // Look up: what the destination is.
-    let backend = outbound.discovery.look_up(&route.target()).await?.backend;
+    let backend = outbound.discovery.look_up(&route.target()).await?;
     backend.budget.deposit(received);
 
     let (mut attempt, kept) = Attempt::first(head, body, &route);
@@ -139,14 +139,14 @@ async fn forward(
     loop {
         // Pick: another endpoint each time.
         let endpoint = backend.pick(&tried).await.inspect_err(|_| backend.not_served(received.elapsed()))?;
-        let in_flight = InFlight::new(endpoint.clone());
+        let awaiting = Awaiting::new(endpoint.clone());
         endpoint.metrics.request();
         // Send: mesh TLS if the endpoint has an identity, and never without it then.
         let carrier = route.carrier(endpoint.is_meshed());
         let (error, unsent) = match endpoint.client.send(attempt.request(&route, carrier), carrier).await {
             Ok(answered) => {
                 let Some(error) = broken_answer(&answered, &endpoint) else {
-                    endpoint.load().observe(answered.sent.elapsed(), Instant::now());
+                    let in_flight = awaiting.answered(answered.sent);
                     return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
                 };
                 (error, None)
@@ -158,11 +158,13 @@ async fn forward(
         };
         // Retry, or give up: only what is allowed and can be sent once more.
         backend.failed(&endpoint, &error);
-        let again = unsent.map(Attempt::from).or_else(|| kept.as_ref().map(Kept::again));
+        let again = unsent.map(Attempt::from).or_else(|| kept.as_ref().and_then(Kept::again));
         let Some(again) = again.filter(|_| retries.may_retry(&route, &error, &backend, outbound)) else {
             endpoint.metrics.response(error.status(), None, Class::Failure, received.elapsed());
             return Err(error);
         };
+        outbound.metrics.error(Direction::Outbound, error.label());
+        tracing::debug!(error = %error, "attempt failed; trying another endpoint");
         attempt = again;
         tried.push(endpoint);
     }
@@ -186,11 +188,10 @@ impl Attempt {
         headers::strip_reserved(&mut head.headers);
         headers::strip_hop_by_hop(&mut head.headers);
         let body = Body::incoming(body);
-        let empty = http_body::Body::is_end_stream(&body);
-        if !(route.replayable || empty) {
+        if !(route.replayable || http_body::Body::is_end_stream(&body)) {
             return (Self { head, body }, None);
         }
-        let (body, handle) = if empty { (body, Body::empty().replayable().1) } else { body.replayable() };
+        let (body, handle) = body.replayable();
         let kept = Kept { head: head.clone(), body: handle };
         (Self { head, body }, Some(kept))
     }
@@ -213,8 +214,8 @@ impl From<Request<Body>> for Attempt {
 }
 
 impl Kept {
-    fn again(&self) -> Attempt {
-        Attempt { head: self.head.clone(), body: self.body.again() }
+    fn again(&self) -> Option<Attempt> {
+        Some(Attempt { head: self.head.clone(), body: self.body.again()? })
     }
 }
 
@@ -281,7 +282,7 @@ fn stream_back(
 
 /// Once per socket of raw TCP: look up → pick → connect → copy → record.
 async fn tcp_connection(outbound: &Outbound, socket: TcpStream, target: &str) -> Result<(), Error> {
-    let backend = outbound.discovery.look_up(target).await?.backend;
+    let backend = outbound.discovery.look_up(target).await?;
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let (endpoint, peer) = loop {
         let endpoint = backend.pick(&tried).await?;
@@ -294,6 +295,7 @@ async fn tcp_connection(outbound: &Outbound, socket: TcpStream, target: &str) ->
             }
             Err(error) => {
                 backend.failed(&endpoint, &error);
+                outbound.metrics.error(Direction::Outbound, error.label());
                 tried.push(endpoint);
                 if tried.len() > RETRY_UNPROCESSED_LIMIT as usize {
                     return Err(error);

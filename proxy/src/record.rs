@@ -52,9 +52,9 @@ impl Record {
         self
     }
 
-    fn finish(&mut self, grpc: Option<u16>, broken: bool) {
+    /// The stream ended by itself: the breaker learns how.
+    fn finish(&mut self, grpc: Option<u16>, class: Class) {
         self.done = true;
-        let class = if broken { Class::Failure } else { Class::of(self.status, grpc) };
         self.peer.response(self.status, grpc, class, self.latency);
         if let Some(Outbound { backend, endpoint, .. }) = &self.outbound {
             backend.balancer.outcome(endpoint, class == Class::Success, Instant::now());
@@ -68,21 +68,23 @@ impl Recorder for Record {
             End::Complete(trailers) => {
                 // gRPC without any status is a broken server: UNKNOWN (2), as gRPC clients see it.
                 let status = trailers.and_then(grpc_status).or(self.grpc).unwrap_or(2);
-                self.finish(self.is_grpc.then_some(status), false);
+                let grpc = self.is_grpc.then_some(status);
+                self.finish(grpc, Class::of(self.status, grpc));
                 if let Some(connection) = self.connection.take() {
                     connection.done();
                 }
             }
-            End::Broken(_) => self.finish(self.grpc, true),
+            End::Broken(_) => self.finish(self.grpc, Class::Failure),
         }
     }
 }
 
 impl Drop for Record {
-    /// The receiver left before the end: judged by what was seen, for it is not the server's doing.
+    /// The receiver left before the end: counted by what was seen, and no evidence for the breaker either way.
     fn drop(&mut self) {
         if !self.done {
-            self.finish(self.is_grpc.then(|| self.grpc.unwrap_or(0)), false);
+            let grpc = self.is_grpc.then(|| self.grpc.unwrap_or(0));
+            self.peer.response(self.status, grpc, Class::of(self.status, grpc), self.latency);
         }
     }
 }

@@ -18,7 +18,6 @@ pub struct Route {
     pub idempotent: bool,
     /// Its body is small and of declared length, so it can be kept for another attempt.
     pub replayable: bool,
-    pub grpc: bool,
     /// It came as HTTP/2.
     pub http2: bool,
 }
@@ -29,10 +28,13 @@ pub const DEFAULT_ROUTE: &str = "default";
 /// Reads the head.
 ///
 /// # Errors
-/// [`Error::BadRequest`]: no destination, an ambiguous one, or `CONNECT`.
+/// [`Error::BadRequest`]: no destination, or an ambiguous one; [`Error::Denied`]: `CONNECT`; [`Error::Upgrade`].
 pub fn route(head: &request::Parts) -> Result<Route, Error> {
     if head.method == Method::CONNECT {
         return Err(Error::Denied("CONNECT is not allowed: name the service in the request instead"));
+    }
+    if let Some(protocol) = headers::upgrade(&head.headers) {
+        return Err(Error::Upgrade(protocol));
     }
     let authority = headers::authority(head)?;
     if authority.as_str().len() > TARGET_NAME_MAX {
@@ -50,13 +52,7 @@ pub fn route(head: &request::Parts) -> Result<Route, Error> {
         // Without a length, HTTP/1 has no body unless chunked; HTTP/2 might have one of any size.
         None => !chunked && head.version < Version::HTTP_2,
     };
-    Ok(Route {
-        authority,
-        idempotent,
-        replayable,
-        grpc: headers::is_grpc(&head.headers),
-        http2: head.version == Version::HTTP_2,
-    })
+    Ok(Route { authority, idempotent, replayable, http2: head.version == Version::HTTP_2 })
 }
 
 impl Route {
@@ -133,7 +129,10 @@ mod tests {
     }
 
     #[test]
-    fn connect_is_refused() {
+    fn connect_and_upgrades_are_refused_by_name() {
         assert!(matches!(read(Request::connect("web:80").header("host", "web")), Err(Error::Denied(_))));
+        let get = || Request::get("/").header("host", "web").header("connection", "upgrade");
+        assert!(matches!(read(get().header("upgrade", "websocket")), Err(Error::Upgrade(_))));
+        assert!(read(get().header("upgrade", "h2c")).is_ok(), "offers of HTTP/2 are ignored (RFC 9113, 3.1)");
     }
 }

@@ -25,7 +25,7 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    config::{CLIENT_HELLO_MAX, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, TCP_USER_TIMEOUT},
+    config::{CLIENT_HELLO_MAX, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, TCP_KEEPALIVE, TCP_USER_TIMEOUT},
     detect::{Protocol, detect},
     error::Error,
 };
@@ -184,14 +184,17 @@ impl Transport {
     }
 }
 
-/// Sets what every connection of ours has: no delay for small writes, and a limit on unacknowledged data.
+/// Sets what every connection of ours has: no delay for small writes, and limits on silence and on unacknowledged data.
 ///
 /// # Errors
 /// The kernel refuses.
 pub fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_nodelay(true)?;
+    let socket = socket2::SockRef::from(socket);
+    let probes = socket2::TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE).with_retries(3);
+    socket.set_tcp_keepalive(&probes)?;
     #[cfg(target_os = "linux")]
-    socket2::SockRef::from(socket).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
     Ok(())
 }
 

@@ -1,5 +1,10 @@
 //! The `it` ring: everything that one machine and loopback can show, in one binary.
 
+mod bad_input;
+mod clients;
 mod demo;
+mod faults;
 mod generated;
+mod resources;
 mod tidy;
+mod wire;

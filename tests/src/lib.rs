@@ -2,4 +2,10 @@
 //! bounded in time, and gone when the test is.
 
 pub mod demo;
+pub mod load;
+pub mod peer;
+pub mod pod;
+pub mod records;
+pub mod solo;
+pub mod tee;
 pub mod wait;

@@ -1,11 +1,13 @@
 //! A pod of the test's own in a running demo: its manifests, a recording HTTP/1 app in this process, and a real proxy
 //! before it. For what the demo's own apps do not offer: large bodies, and seeing exactly what reaches an app.
 
+#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
+
 use std::{
     convert::Infallible,
     fs,
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{
         Arc,
@@ -17,12 +19,8 @@ use std::{
 
 use bytes::Bytes;
 use http::{Request, Response};
-use http_body_util::{Either, Full};
-use hyper::{
-    body::Incoming,
-    server::conn::http1,
-    service::service_fn,
-};
+use http_body_util::{BodyExt, Either, Full};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, sync::oneshot};
 
@@ -33,6 +31,8 @@ use crate::{
 
 /// Where the app listens.
 pub const APP_PORT: u16 = 8080;
+/// Where the proxy has its private admin port: not where proxies usually have it, so that only it knows.
+pub const PRIVATE_ADMIN_PORT: u16 = 5192;
 /// Length of the answer to `/large`.
 pub const LARGE: usize = 5 * 1024 * 1024;
 /// From the manifest to a ready proxy.
@@ -55,23 +55,24 @@ pub struct Pod {
     pub name: String,
     pub ip: IpAddr,
     pub app: App,
-    proxy: Child,
+    /// None: the pod is not in the mesh.
+    proxy: Option<Child>,
 }
 
 impl Pod {
     /// Adds pod and service `name` in the demo's namespace, at host `host` of its subnet. Its container declares
     /// [`APP_PORT`] and `also`. Waits until its proxy is ready.
     pub fn start(demo: &Demo, name: &str, host: u8, also: &[u16]) -> Self {
-        let IpAddr::V4(subnet) = demo.controller_admin().ip() else { panic!("the demo is on 127.0.0.0/8") };
-        let [a, b, c, _] = subnet.octets();
-        let ip = IpAddr::from([a, b, c, host]);
-        let app = App::start(SocketAddr::new(ip, APP_PORT));
-        write_atomically(&demo.dir.join(format!("manifests/{name}.yaml")), &manifests(name, ip, also));
+        let mut pod = Self::without_proxy(demo, name, host);
+        let meshed = format!(
+            "  annotations:\n    lacewing.dev/proxy-version: it\n    lacewing.dev/proxy-address: {}\n",
+            pod.inbound()
+        );
+        write_atomically(&manifest(demo, name), &manifests(name, pod.ip, &meshed, also));
         let token = demo.dir.join(format!("tokens/emojivoto_{name}.token"));
         until("the controller minted a token", START, || token.exists().then_some(()));
-        let proxy = spawn_proxy(demo, name, ip, &token);
-        let pod = Self { name: name.to_owned(), ip, app, proxy };
-        let admin = SocketAddr::new(ip, 4191);
+        pod.proxy = Some(spawn_proxy(demo, name, pod.ip, &token));
+        let admin = SocketAddr::new(pod.ip, 4191);
         let listening = || std::net::TcpStream::connect(admin).is_ok();
         until("the pod's proxy is ready", START, || {
             (listening() && get(admin, "/ready", &[]).status == 200).then_some(())
@@ -79,9 +80,27 @@ impl Pod {
         pod
     }
 
+    /// The same, but not in the mesh: no annotations and no proxy.
+    pub fn without_proxy(demo: &Demo, name: &str, host: u8) -> Self {
+        let IpAddr::V4(subnet) = demo.controller_admin().ip() else { panic!("the demo is on 127.0.0.0/8") };
+        let [a, b, c, _] = subnet.octets();
+        let ip = IpAddr::from([a, b, c, host]);
+        let app = App::start(SocketAddr::new(ip, APP_PORT));
+        write_atomically(&manifest(demo, name), &manifests(name, ip, "", &[]));
+        Self { name: name.to_owned(), ip, app, proxy: None }
+    }
+
     /// `name.namespace:port`, as clients say it.
     pub fn authority(&self) -> String {
         format!("{}.emojivoto:{APP_PORT}", self.name)
+    }
+
+    /// A metric's samples: lines that start with `name` and contain all `labels`, summed.
+    pub fn metric(&self, name: &str, labels: &[&str]) -> u64 {
+        let text = get(SocketAddr::new(self.ip, 4191), "/metrics", &[]).body;
+        let lines =
+            text.lines().filter(|line| line.starts_with(name) && labels.iter().all(|label| line.contains(label)));
+        lines.filter_map(|line| line.rsplit_once(' ')?.1.parse::<u64>().ok()).sum()
     }
 
     /// The app itself, without the mesh.
@@ -97,8 +116,10 @@ impl Pod {
 
 impl Drop for Pod {
     fn drop(&mut self) {
-        let _ = self.proxy.kill();
-        let _ = self.proxy.wait();
+        if let Some(proxy) = &mut self.proxy {
+            let _ = proxy.kill();
+            let _ = proxy.wait();
+        }
     }
 }
 
@@ -127,7 +148,7 @@ fn spawn_proxy(demo: &Demo, name: &str, ip: IpAddr, token: &Path) -> Child {
             ("LACEWING_OUTBOUND_ADDR", at(4140)),
             ("LACEWING_INBOUND_ADDR", at(4143)),
             ("LACEWING_ADMIN_ADDR", at(4191)),
-            ("LACEWING_PRIVATE_ADMIN_ADDR", at(4192)),
+            ("LACEWING_PRIVATE_ADMIN_ADDR", at(PRIVATE_ADMIN_PORT)),
             ("LACEWING_EXIT_WITH_PARENT", "1".to_owned()),
         ])
         .stdin(Stdio::piped()) // held open by `Child`; it ends with this process
@@ -137,7 +158,11 @@ fn spawn_proxy(demo: &Demo, name: &str, ip: IpAddr, token: &Path) -> Child {
         .expect("the proxy starts")
 }
 
-fn manifests(name: &str, ip: IpAddr, also: &[u16]) -> String {
+fn manifest(demo: &Demo, name: &str) -> PathBuf {
+    demo.dir.join(format!("manifests/{name}.yaml"))
+}
+
+fn manifests(name: &str, ip: IpAddr, annotations: &str, also: &[u16]) -> String {
     let ports: String = also.iter().map(|port| format!("        - containerPort: {port}\n")).collect();
     format!(
         "\
@@ -163,10 +188,7 @@ metadata:
   namespace: emojivoto
   labels:
     app: {name}
-  annotations:
-    lacewing.dev/proxy-version: \"it\"
-    lacewing.dev/proxy-address: {ip}:4143
-spec:
+{annotations}spec:
   serviceAccountName: {name}
   containers:
     - name: {name}
@@ -269,22 +291,28 @@ async fn serve(listener: TcpListener, connections: Arc<AtomicUsize>, requests: A
         tokio::spawn(async move {
             let service = service_fn(move |request| {
                 requests.fetch_add(1, SeqCst);
-                async move { Ok::<_, Infallible>(answer(request)) }
+                answer(request)
             });
             let _ = http1::Builder::new().serve_connection(TokioIo::new(socket), service).await;
         });
     }
 }
 
-fn answer(request: Request<Incoming>) -> Response<Either<Full<Bytes>, Incoming>> {
+async fn answer(mut request: Request<Incoming>) -> Result<Response<Either<Full<Bytes>, Incoming>>, Infallible> {
     let full = |text: Vec<u8>| Response::new(Either::Left(Full::from(Bytes::from(text))));
-    match request.uri().path() {
+    if !matches!(request.uri().path(), "/echo" | "/early") {
+        // An app that answers before it has read the request may close its socket on the rest, and so cut its own answer.
+        while let Some(Ok(_)) = request.body_mut().frame().await {}
+    }
+    Ok(match request.uri().path() {
+        "/early" => full(large()),
         "/head" => full(head(&request).into_bytes()),
         "/large" => full(large()),
         "/echo" => Response::new(Either::Right(request.into_body())),
         "/reserved" => {
             let mut response = full(b"the app's own words\n".to_vec());
-            for (name, value) in [("l6g-error", "broken"), ("l6g-refused", "1"), ("l6g-other", "x"), ("x-own", "kept")] {
+            for (name, value) in [("l6g-error", "broken"), ("l6g-refused", "1"), ("l6g-other", "x"), ("x-own", "kept")]
+            {
                 response.headers_mut().append(name, http::HeaderValue::from_static(value));
             }
             response
@@ -294,13 +322,14 @@ fn answer(request: Request<Incoming>) -> Response<Either<Full<Bytes>, Incoming>>
             *response.status_mut() = http::StatusCode::NOT_FOUND;
             response
         }
-    }
+    })
 }
 
 /// One line for the request, one for each field, in the order of arrival.
 fn head(request: &Request<Incoming>) -> String {
-    let fields = request.headers().iter().map(|(name, value)| {
-        format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes()))
-    });
+    let fields = request
+        .headers()
+        .iter()
+        .map(|(name, value)| format!("{name}: {}\n", String::from_utf8_lossy(value.as_bytes())));
     format!("{} {} {:?}\n{}", request.method(), request.uri(), request.version(), fields.collect::<String>())
 }

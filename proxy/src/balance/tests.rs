@@ -63,6 +63,46 @@ async fn a_slow_endpoint_loses_its_share_at_once_and_recovers() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_hung_endpoint_does_not_look_better_with_time() {
+    let balancer = cluster(2);
+    send(&balancer, 400, |_| FAST).await;
+    let hung = balancer.endpoints()[0].clone();
+    let mut held = Vec::new();
+    let mut got = [0, 0];
+    for _ in 0..4_000 {
+        tokio::time::advance(Duration::from_millis(5)).await; // 20 s
+        let endpoint = balancer.pick(&[], Instant::now()).unwrap();
+        got[endpoint.name] += 1;
+        let waiting = Awaiting::new(endpoint.clone());
+        if Arc::ptr_eq(&endpoint, &hung) {
+            held.push(waiting);
+        } else {
+            drop(waiting.answered(Instant::now() - FAST));
+        }
+    }
+    assert!(got[0] <= 5, "{got:?}");
+    drop(held);
+    assert!(hung.load().ewma() > Duration::from_secs(1), "who gave up says how long it took");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_breaker_never_leaves_nothing_to_pick() {
+    let balancer = cluster(2);
+    let all = balancer.endpoints();
+    for _ in 0..BREAKER_FAILURES {
+        balancer.failed(&all[0], Instant::now());
+    }
+    assert_eq!(balancer.ejected(), 1);
+    balancer.set(vec![all[0].clone()]);
+    assert!(
+        balancer.pick(&[], Instant::now()).is_some(),
+        "the last endpoint is ejected, and still better than an error"
+    );
+    balancer.set(vec![all[1].clone()]);
+    assert_eq!(balancer.ejected(), 0);
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_bad_sample_does_not_starve_an_endpoint() {
     let balancer = cluster(2);
     send(&balancer, 400, |_| FAST).await;

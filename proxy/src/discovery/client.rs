@@ -49,9 +49,10 @@ pub struct Backoff {
 
 impl Backoff {
     pub async fn wait(&mut self) {
-        let longest = CONTROL_BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(CONTROL_BACKOFF_MAX);
         self.failures += 1;
-        tokio::time::sleep(CONTROL_BACKOFF_MIN.max(longest.mul_f64(fastrand::f64()))).await;
+        let longest = CONTROL_BACKOFF_MIN.saturating_mul(1 << self.failures.min(16)).min(CONTROL_BACKOFF_MAX);
+        let jittered = longest.saturating_sub(CONTROL_BACKOFF_MIN).mul_f64(fastrand::f64());
+        tokio::time::sleep(CONTROL_BACKOFF_MIN + jittered).await;
     }
 
     pub fn reset(&mut self) {
@@ -66,23 +67,35 @@ async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backo
         Ok(answers) => answers,
         Err(why) => return why,
     };
-    let mut session = Session { discovery, requests, backends: HashMap::new(), chunks: (None, Vec::new()) };
+    let mut session = Session {
+        discovery,
+        requests,
+        backends: HashMap::new(),
+        chunks: (None, Vec::new()),
+        unreported: HashMap::new(),
+    };
     if session.subscribe_all(pod).await.is_err() {
         return "the controller closed the stream".to_owned();
     }
-    backoff.reset();
     tracing::info!("control stream is up");
     discovery.context.metrics.control_stream(true);
     discovery.stream.send_replace(Stream::Up);
+    let room = session.requests.clone();
     loop {
+        session.report();
         tokio::select! {
             () = discovery.wake.notified() => {
                 if session.send_changes().await.is_err() {
                     return "the controller closed the stream".to_owned();
                 }
             }
+            // Whoever waits here gets room when the controller reads; then the loop reports.
+            _ = room.reserve(), if !session.unreported.is_empty() => {}
             answer = answers.message() => match answer {
-                Ok(Some(answer)) => session.apply(answer),
+                Ok(Some(answer)) => {
+                    backoff.reset();
+                    session.apply(answer);
+                }
                 Ok(None) => return "the controller closed the stream".to_owned(),
                 Err(status) => return format!("the controller ended the stream: {} {:?}", status.code(), status.message()),
             },
@@ -115,6 +128,8 @@ struct Session<'a> {
     backends: HashMap<BackendKey, BTreeMap<SocketAddr, Info>>,
     /// Chunks of the snapshot of this version, whose rest is on its way.
     chunks: (Option<wire::Version>, Vec<wire::Endpoint>),
+    /// The latest version of each key that is in force and not reported yet.
+    unreported: HashMap<WireKey, Option<wire::Version>>,
 }
 
 impl Session<'_> {
@@ -154,7 +169,17 @@ impl Session<'_> {
         self.requests.send(WatchRequest { action: Some(action) }).await.map_err(|_| Closed)
     }
 
-    /// Applies one answer and reports its version. One that cannot be applied is logged and changes nothing.
+    /// Reports what is in force, as far as there is room now.
+    fn report(&mut self) {
+        while let Some(key) = self.unreported.keys().next().cloned() {
+            let Ok(room) = self.requests.try_reserve() else { return };
+            let version = self.unreported.remove(&key).flatten();
+            let applied = wire::Applied { key: Some(wire::Key { key: Some(key) }), version };
+            room.send(WatchRequest { action: Some(Action::Applied(applied)) });
+        }
+    }
+
+    /// Applies one answer and notes its version. One that cannot be applied is logged and changes nothing.
     fn apply(&mut self, response: WatchResponse) {
         let WatchResponse { key: Some(wire::Key { key: Some(key) }), version, more, answer: Some(answer) } = response
         else {
@@ -163,9 +188,7 @@ impl Session<'_> {
         };
         match self.applied(&key, version, more, answer) {
             Ok(true) => {
-                let applied = wire::Applied { key: Some(wire::Key { key: Some(key) }), version };
-                // Full only if the controller does not read; a later version then reports for this one too.
-                let _ = self.requests.try_send(WatchRequest { action: Some(Action::Applied(applied)) });
+                self.unreported.insert(key, version);
             }
             Ok(false) => {}
             Err(why) => {
@@ -189,22 +212,27 @@ impl Session<'_> {
                     // The rest of another snapshot never came: it was not wanted any more.
                     self.chunks = (version, Vec::new());
                 }
-                if self.chunks.1.len() + snapshot.endpoints.len() > ENDPOINTS_MAX {
-                    self.chunks.1.clear();
-                    return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
-                }
-                self.chunks.1.extend(snapshot.endpoints);
+                // One more than the limit says that there are too many; the rest need not be kept.
+                let room = (ENDPOINTS_MAX + 1).saturating_sub(self.chunks.1.len());
+                self.chunks.1.extend(snapshot.endpoints.into_iter().take(room));
                 if more {
                     return Ok(false);
                 }
                 let (_, all) = std::mem::take(&mut self.chunks);
+                if all.len() > ENDPOINTS_MAX {
+                    return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
+                }
                 self.set_endpoints(own_backend(backend), BTreeMap::new(), all);
             }
             (WireKey::Endpoints(backend), Answer::Delta(delta)) => {
                 let key = own_backend(backend);
-                let mut known = self.backends.remove(&key).ok_or("a delta without a snapshot before it")?;
-                for removed in &delta.removed {
-                    known.remove(&removed.parse().map_err(|_| format!("{removed:?} is not an address"))?);
+                let removed =
+                    delta.removed.iter().map(|addr| addr.parse().map_err(|_| format!("{addr:?} is not an address")));
+                let removed: Vec<SocketAddr> = removed.collect::<Result<_, _>>()?;
+                let mut known = self.backends.get(&key).cloned().ok_or("a delta without a snapshot before it")?;
+                known.retain(|addr, _| !removed.contains(addr));
+                if known.len() + delta.upserted.len() > ENDPOINTS_MAX {
+                    return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
                 }
                 self.set_endpoints(key, known, delta.upserted);
                 // Each part of a delta is true by itself; only the whole is a version.
@@ -280,6 +308,6 @@ mod tests {
         backoff.reset();
         let started = tokio::time::Instant::now();
         backoff.wait().await;
-        assert!(started.elapsed() <= CONTROL_BACKOFF_MIN + Duration::from_millis(1));
+        assert!(started.elapsed() <= CONTROL_BACKOFF_MIN * 2 + Duration::from_millis(1));
     }
 }

@@ -5,7 +5,7 @@ use lacewing_identity::{SpiffeId, TrustBundle};
 use lacewing_proto::control as wire;
 use rustls_pki_types::ServerName;
 
-use super::{BackendKey, Declared, Inbound};
+use super::{BackendKey, Inbound};
 use crate::{
     authorize::Mode,
     endpoint::{Direct, Info},
@@ -14,7 +14,7 @@ use crate::{
 /// An answer about a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetAnswer {
-    Service(BackendKey, Declared),
+    Service(BackendKey),
     NotFound(String),
 }
 
@@ -22,8 +22,7 @@ pub fn target(target: wire::Target) -> Result<TargetAnswer, String> {
     match target.found.ok_or("a target without an answer")? {
         wire::target::Found::NotFound(reason) => Ok(TargetAnswer::NotFound(reason)),
         wire::target::Found::Service(service) => {
-            let declared = declared(service.protocol());
-            Ok(TargetAnswer::Service(backend(service.backend.ok_or("a service without a backend")?)?, declared))
+            Ok(TargetAnswer::Service(backend(service.backend.ok_or("a service without a backend")?)?))
         }
     }
 }
@@ -34,15 +33,6 @@ fn backend(backend: wire::Backend) -> Result<BackendKey, String> {
 
 fn port(port: u32) -> Result<u16, String> {
     u16::try_from(port).ok().filter(|port| *port != 0).ok_or_else(|| format!("{port} is not a port"))
-}
-
-fn declared(protocol: wire::Protocol) -> Declared {
-    match protocol {
-        wire::Protocol::Detect => Declared::Detect,
-        wire::Protocol::Http => Declared::Http1,
-        wire::Protocol::Http2 => Declared::Http2,
-        wire::Protocol::Opaque => Declared::Opaque,
-    }
 }
 
 pub fn endpoint(endpoint: wire::Endpoint) -> Result<Info, String> {

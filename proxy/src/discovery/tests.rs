@@ -15,7 +15,7 @@ fn key(service: &str) -> BackendKey {
 }
 
 fn found(service: &str) -> parse::TargetAnswer {
-    parse::TargetAnswer::Service(key(service), Declared::Detect)
+    parse::TargetAnswer::Service(key(service))
 }
 
 fn plain(addr: &str) -> Info {
@@ -39,7 +39,7 @@ async fn a_new_target_waits_for_its_answer() {
         tokio::time::advance(Duration::from_secs(2)).await;
         discovery.set_target("web:80", found("web"));
     });
-    assert_eq!(asked.unwrap().backend.name, "shop/web:80");
+    assert_eq!(asked.unwrap().name, "shop/web:80");
     let started = Instant::now();
     discovery.look_up("web:80").await.unwrap();
     assert_eq!(started.elapsed(), Duration::ZERO);
@@ -77,7 +77,9 @@ async fn a_full_cache_refuses_new_targets_and_keeps_the_old() {
     }
     assert!(matches!(discovery.target("one-more:80"), Err(Error::LookupFull { .. })));
     assert!(discovery.target("s0:80").is_ok());
-    assert!(discovery.target(&"x".repeat(TARGET_NAME_MAX + 1)).is_err());
+    discovery.set_target("s7:80", parse::TargetAnswer::NotFound("no Service s7".to_owned()));
+    assert!(discovery.target("one-more:80").is_ok(), "a name that is none makes room");
+    assert!(!discovery.state.lock().targets.contains_key("s7:80"));
 }
 
 #[tokio::test(start_paused = true)]

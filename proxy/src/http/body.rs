@@ -71,11 +71,12 @@ impl Body {
     pub fn replayable(self) -> (Self, ReplayHandle) {
         match self.source {
             Source::Incoming(incoming) => {
-                let shared = Arc::new(Mutex::new(Replay { incoming, frames: Vec::new(), done: false }));
+                let shared = Arc::new(Mutex::new(Replay { incoming, frames: Vec::new(), done: false, broken: false }));
                 let body = Self { source: Source::Replay { shared: shared.clone(), next: 0 }, recorder: None };
                 (body, ReplayHandle(Some(shared)))
             }
-            _ => (Self::empty(), ReplayHandle(None)),
+            // Nothing to stream: nothing to keep.
+            Source::Empty | Source::Full(_) | Source::Replay { .. } => (self, ReplayHandle(None)),
         }
     }
 
@@ -93,6 +94,8 @@ struct Replay {
     incoming: Incoming,
     frames: Vec<Kept>,
     done: bool,
+    /// It broke off: what was kept is not the whole.
+    broken: bool,
 }
 
 enum Kept {
@@ -101,13 +104,14 @@ enum Kept {
 }
 
 impl ReplayHandle {
-    /// The whole body from its first byte.
-    pub fn again(&self) -> Body {
+    /// The whole body from its first byte; `None` if the client broke it off.
+    pub fn again(&self) -> Option<Body> {
         let source = match &self.0 {
+            Some(shared) if shared.lock().broken => return None,
             Some(shared) => Source::Replay { shared: shared.clone(), next: 0 },
             None => Source::Empty,
         };
-        Body { source, recorder: None }
+        Some(Body { source, recorder: None })
     }
 }
 
@@ -120,7 +124,10 @@ impl Replay {
         if *next == self.frames.len() && !self.done {
             match Pin::new(&mut self.incoming).poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Some(Err(error))),
+                Poll::Ready(Some(Err(error))) => {
+                    self.broken = true;
+                    return Poll::Ready(Some(Err(error)));
+                }
                 Poll::Ready(None) => self.done = true,
                 Poll::Ready(Some(Ok(frame))) => match frame.into_data() {
                     Ok(data) => self.frames.push(Kept::Data(data)),

@@ -2,7 +2,7 @@
 //! It sends one request once; whether to try elsewhere is the spine's decision, so a request that certainly was not
 //! sent comes back with the error.
 
-use std::sync::Arc;
+use std::{io, net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use hyper::{
@@ -10,13 +10,14 @@ use hyper::{
     client::conn::{TrySendError, http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use lacewing_identity::{Refusal, RefusalKind};
 use parking_lot::Mutex;
-use tokio::time::Instant;
+use tokio::{sync::watch, time::Instant};
 
 use super::body::Body;
 use crate::{
     config::{
-        CONNECTION_WINDOW, HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PING_INTERVAL,
+        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PEER_CONNECTION_WINDOW, PING_INTERVAL,
         PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
     },
     error::Error,
@@ -43,11 +44,17 @@ pub struct Client {
     http1_in_http2: Multiplexed,
 }
 
+/// One HTTP/2 connection: none, being opened, or open.
 #[derive(Default)]
-struct Multiplexed {
-    sender: Mutex<Option<http2::SendRequest<Body>>>,
-    /// Held while connecting, so that a burst of requests opens one connection.
-    connecting: tokio::sync::Mutex<()>,
+struct Multiplexed(Mutex<Slot>);
+
+#[derive(Default)]
+enum Slot {
+    #[default]
+    Empty,
+    /// A task opens it; everybody who needs it waits for the same outcome.
+    Opening(watch::Receiver<Option<Result<http2::SendRequest<Body>, Error>>>),
+    Open(http2::SendRequest<Body>),
 }
 
 /// A request that was not answered, and the request itself if it was certainly not sent.
@@ -79,14 +86,14 @@ impl Client {
     pub async fn send(self: &Arc<Self>, request: Request<Body>, carrier: Carrier) -> Result<Answered, Box<Failed>> {
         match carrier {
             Carrier::Http1 => self.send_http1(request).await,
-            Carrier::Http2 => self.send_http2(request, &self.http2, Alpn::H2).await,
-            Carrier::Http1InHttp2 => self.send_http2(request, &self.http1_in_http2, Alpn::H1H2).await,
+            Carrier::Http2 => self.send_http2(request, Alpn::H2).await,
+            Carrier::Http1InHttp2 => self.send_http2(request, Alpn::H1H2).await,
         }
     }
 
     async fn send_http1(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Box<Failed>> {
         loop {
-            let (mut sender, reused) = match self.take_idle().await {
+            let (mut sender, reused) = match self.take_idle() {
                 Some(sender) => (sender, true),
                 None => match self.connect_http1().await {
                     Ok(sender) => (sender, false),
@@ -100,7 +107,7 @@ impl Client {
                     return Ok(Answered { response, sent, connection });
                 }
                 // The peer closed an idle connection: that says nothing about the peer. Take another.
-                Err(error) => match unsent(error) {
+                Err(error) => match unsent(error, self.transport.addr) {
                     (_, Some(back)) if reused => request = back,
                     (error, unsent) => return Err(Box::new(Failed { error, unsent })),
                 },
@@ -108,10 +115,12 @@ impl Client {
         }
     }
 
-    async fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
+    /// A connection that can take a request now. One that is still busy with an upload that its server did not wait for
+    /// is no use.
+    fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
         loop {
-            let (mut sender, since) = self.idle.lock().pop()?;
-            if since.elapsed() < IDLE_TIMEOUT && sender.ready().await.is_ok() {
+            let (sender, since) = self.idle.lock().pop()?;
+            if since.elapsed() < IDLE_TIMEOUT && sender.is_ready() {
                 return Some(sender);
             }
         }
@@ -124,8 +133,8 @@ impl Client {
             .max_header_size(HEADER_LIST_MAX as usize)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(Error::Broken)?;
-        let open = self.numbers.as_ref().map(|numbers| numbers.connection());
+            .map_err(|error| self.connect_failed(&error.to_string()))?;
+        let open = self.numbers.as_ref().map(Peer::connection);
         tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection.await {
@@ -135,69 +144,88 @@ impl Client {
         Ok(sender)
     }
 
-    async fn send_http2(
-        &self,
-        mut request: Request<Body>,
-        to: &Multiplexed,
-        alpn: Alpn,
-    ) -> Result<Answered, Box<Failed>> {
-        let mut reused = true;
+    async fn send_http2(self: &Arc<Self>, mut request: Request<Body>, alpn: Alpn) -> Result<Answered, Box<Failed>> {
         loop {
-            let open = to.open();
-            let mut sender = match open {
-                Some(sender) => sender,
-                None => match self.connect_http2(to, alpn, &mut reused).await {
-                    Ok(sender) => sender,
-                    Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
-                },
+            let (mut sender, reused) = match self.http2_connection(alpn).await {
+                Ok(connection) => connection,
+                Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
             };
             let sent = Instant::now();
             match sender.try_send_request(request).await {
                 Ok(response) => return Ok(Answered { response, sent, connection: None }),
-                Err(error) => match unsent(error) {
-                    (_, Some(back)) if reused => {
-                        to.forget();
-                        request = back;
-                        reused = false;
-                    }
+                // The connection went away while it was idle: that says nothing about the peer. Open another.
+                Err(error) => match unsent(error, self.transport.addr) {
+                    (_, Some(back)) if reused => request = back,
                     (error, unsent) => return Err(Box::new(Failed { error, unsent })),
                 },
             }
         }
     }
 
-    async fn connect_http2(
-        &self,
-        to: &Multiplexed,
-        alpn: Alpn,
-        reused: &mut bool,
-    ) -> Result<http2::SendRequest<Body>, Error> {
-        let _one = to.connecting.lock().await;
-        if let Some(sender) = to.open() {
-            return Ok(sender); // somebody else connected while we waited
+    /// The open connection, or a new one; and whether it was open before.
+    async fn http2_connection(self: &Arc<Self>, alpn: Alpn) -> Result<(http2::SendRequest<Body>, bool), Error> {
+        let mut opening = {
+            let mut slot = self.multiplexed(alpn).0.lock();
+            match &*slot {
+                Slot::Open(sender) if !sender.is_closed() => return Ok((sender.clone(), true)),
+                Slot::Opening(outcome) if outcome.has_changed().is_ok() => outcome.clone(),
+                _ => {
+                    let (tell, outcome) = watch::channel(None);
+                    *slot = Slot::Opening(outcome.clone());
+                    // Its own task: whoever asked first may give up before the handshake is over.
+                    tokio::spawn(self.clone().open_http2(alpn, tell));
+                    outcome
+                }
+            }
+        };
+        match opening.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(Ok(sender))) => Ok((sender.clone(), false)),
+            Ok(Some(Err(error))) => Err(error.shared()),
+            Ok(None) | Err(_) => Err(self.connect_failed("the attempt was abandoned")),
         }
-        *reused = false;
+    }
+
+    async fn open_http2(
+        self: Arc<Self>,
+        alpn: Alpn,
+        tell: watch::Sender<Option<Result<http2::SendRequest<Body>, Error>>>,
+    ) {
+        let outcome = self.handshake_http2(alpn).await;
+        let mut slot = self.multiplexed(alpn).0.lock();
+        *slot = outcome.as_ref().map_or(Slot::Empty, |sender| Slot::Open(sender.clone()));
+        drop(slot);
+        tell.send_replace(Some(outcome));
+    }
+
+    async fn handshake_http2(&self, alpn: Alpn) -> Result<http2::SendRequest<Body>, Error> {
         let io = self.transport.connect(alpn).await?;
         let (sender, connection) = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
+            .initial_connection_window_size(PEER_CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST_MAX)
             .max_send_buf_size(SEND_BUFFER)
             .keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_TIMEOUT)
             .handshake(TokioIo::new(io))
             .await
-            .map_err(Error::Broken)?;
-        let open = self.numbers.as_ref().map(|numbers| numbers.connection());
+            .map_err(|error| self.connect_failed(&error.to_string()))?;
+        let open = self.numbers.as_ref().map(Peer::connection);
         tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "HTTP/2 connection ended");
             }
         });
-        *to.sender.lock() = Some(sender.clone());
         Ok(sender)
+    }
+
+    fn multiplexed(&self, alpn: Alpn) -> &Multiplexed {
+        if alpn == Alpn::H1H2 { &self.http1_in_http2 } else { &self.http2 }
+    }
+
+    fn connect_failed(&self, why: &str) -> Error {
+        Error::Connect { addr: self.transport.addr, cause: Arc::new(io::Error::other(why.to_owned())) }
     }
 
     fn give_back(&self, sender: http1::SendRequest<Body>) {
@@ -210,16 +238,6 @@ impl Client {
     /// Closes connections that were idle for too long. Called now and then.
     pub fn sweep(&self) {
         self.idle.lock().retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_TIMEOUT);
-    }
-}
-
-impl Multiplexed {
-    fn open(&self) -> Option<http2::SendRequest<Body>> {
-        self.sender.lock().as_ref().filter(|sender| !sender.is_closed()).cloned()
-    }
-
-    fn forget(&self) {
-        let _ = self.sender.lock().take();
     }
 }
 
@@ -236,24 +254,46 @@ impl Reusable {
     }
 }
 
-/// Sorts out what a failed send means.
-fn unsent(error: TrySendError<Request<Body>>) -> (Error, Option<Request<Body>>) {
-    let mut error = error;
+/// Sorts out what a failed send means: the error, and the request if it was certainly not sent.
+fn unsent(mut error: TrySendError<Request<Body>>, addr: SocketAddr) -> (Error, Option<Request<Body>>) {
     let back = error.take_message();
-    (classify(error.into_error()), back)
+    match (classify(error.into_error(), addr), back) {
+        (Error::Broken(_), Some(back)) => (Error::Refused, Some(back)),
+        (error, back) => (error, back),
+    }
 }
 
 /// What an error of hyper's client says about the request.
-fn classify(error: hyper::Error) -> Error {
-    let reset = std::error::Error::source(&error).and_then(|source| source.downcast_ref::<h2::Error>());
-    let not_processed = |h2: &h2::Error| match h2.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => h2.is_remote(),
-        // A peer that goes away ends only the streams that it did not begin to process (RFC 9113, 6.8).
-        Some(h2::Reason::NO_ERROR) => h2.is_remote() && h2.is_go_away(),
-        _ => false,
-    };
-    if reset.is_some_and(not_processed) {
-        return Error::Refused;
+fn classify(error: hyper::Error, addr: SocketAddr) -> Error {
+    let source = std::error::Error::source(&error);
+    if let Some(reset) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
+        match reset.reason() {
+            Some(h2::Reason::REFUSED_STREAM) if reset.is_remote() => return Error::Refused,
+            // A peer that goes away ends only the streams that it did not begin to process (RFC 9113, 6.8).
+            Some(h2::Reason::NO_ERROR) if reset.is_remote() && reset.is_go_away() => return Error::Refused,
+            // Reset by hyper, because the body that it was to send broke off.
+            _ if reset.is_reset() && !reset.is_remote() && !reset.is_library() => return Error::ClientBody(error),
+            _ => {}
+        }
+        if let Some(io) = reset.get_io()
+            && let Some(refusal) = refused_us(io)
+        {
+            return Error::Handshake { addr, refusal };
+        }
     }
-    if error.is_user() { Error::ClientBody(error) } else { Error::Broken(error) }
+    if let Some(refusal) = source.and_then(|source| source.downcast_ref::<io::Error>()).and_then(refused_us) {
+        return Error::Handshake { addr, refusal };
+    }
+    let body_broke = error.is_user() && source.is_some_and(<dyn std::error::Error>::is::<hyper::Error>);
+    if body_broke { Error::ClientBody(error) } else { Error::Broken(error) }
+}
+
+/// With TLS 1.3 a client learns only by its first read that its certificate was refused: then nothing was processed.
+fn refused_us(error: &io::Error) -> Option<Refusal> {
+    let refusal = lacewing_identity::refusal(error);
+    let certificate = matches!(
+        refusal.kind,
+        RefusalKind::NoCertificate | RefusalKind::UntrustedCertificate | RefusalKind::ExpiredCertificate
+    );
+    (refusal.by_peer() && certificate).then_some(refusal)
 }

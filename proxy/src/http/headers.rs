@@ -41,6 +41,12 @@ pub fn authority(head: &request::Parts) -> Result<uri::Authority, Error> {
     };
     let authority =
         named.ok_or(Error::BadRequest("the request names no host: send a Host field or an absolute URI"))?;
+    if authority.port().is_none()
+        && authority.as_str().ends_with(|c: char| c.is_ascii_digit())
+        && authority.as_str().len() > authority.host().len()
+    {
+        return Err(Error::BadRequest("the port in the request's authority is no port"));
+    }
     if authority.as_str().contains('@') {
         return Err(Error::BadRequest("user information in the request's authority"));
     }
@@ -147,9 +153,18 @@ pub fn set_client_id(headers: &mut HeaderMap, client: Option<&SpiffeId>) {
     }
 }
 
+/// The protocol that the client wants to switch to, other than HTTP/2 (which is never negotiated that way any more).
+pub fn upgrade(headers: &HeaderMap) -> Option<String> {
+    let wanted = headers.get(UPGRADE)?.to_str().ok()?;
+    (!wanted.eq_ignore_ascii_case("h2c")).then(|| lacewing_ops::log::clip(wanted).to_owned())
+}
+
 /// Whether the message is gRPC.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
-    headers.get(http::header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+    // `application/grpc-web` carries its status in the body: to us it is plain HTTP.
+    let kind =
+        headers.get(http::header::CONTENT_TYPE).and_then(|kind| kind.as_bytes().strip_prefix(b"application/grpc"));
+    kind.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';')))
 }
 
 #[cfg(test)]
@@ -175,6 +190,8 @@ mod tests {
             (get("/").header("host", ""), None),
             (get("/").header("host", "user@web"), None),
             (get("http://user:pw@web/"), None),
+            (get("/").header("host", "web:99999"), None),
+            (get("/").header("host", "web:0x50"), None),
             (get("/").header("host", "a").header("transfer-encoding", "chunked"), Some("a")),
             (get("/").header("host", "a").header("transfer-encoding", "Chunked"), Some("a")),
             (get("/").header("host", "a").header("transfer-encoding", "identity, chunked"), None),

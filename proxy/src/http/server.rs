@@ -39,7 +39,6 @@ where
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADER_FIELDS_MAX)
         .max_header_size(HEADER_LIST_MAX as usize)
-        .half_close(true)
         .serve_connection(TokioIo::new(io), service_fn(handler));
     let mut connection = pin!(connection);
     tokio::select! {
@@ -79,7 +78,8 @@ where
 }
 
 /// The answer for a request that was not served: status, label and reason, or the same as gRPC.
-pub fn refuse(error: &Error, grpc: bool) -> Response<Body> {
+/// `bodyless`: the request was a HEAD.
+pub fn refuse(error: &Error, grpc: bool, bodyless: bool) -> Response<Body> {
     let label = HeaderValue::from_static(error.label());
     let reason = error.to_string();
     let mut response = if grpc {
@@ -91,7 +91,8 @@ pub fn refuse(error: &Error, grpc: bool) -> Response<Body> {
         }
         response
     } else {
-        let mut response = Response::new(Body::full(Bytes::from(format!("lacewing: {reason}\n"))));
+        let body = if bodyless { Body::empty() } else { Body::full(Bytes::from(format!("lacewing: {reason}\n"))) };
+        let mut response = Response::new(body);
         *response.status_mut() = error.status();
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response
@@ -131,11 +132,11 @@ mod tests {
     #[test]
     fn a_refusal_says_why_in_the_clients_own_protocol() {
         let error = Error::BadRequest("no host");
-        let http = refuse(&error, false);
+        let http = refuse(&error, false, false);
         assert_eq!(http.status(), StatusCode::BAD_REQUEST);
         assert_eq!(http.headers()["l6g-error"], "bad_request");
         assert_eq!(http.headers()["connection"], "close");
-        let grpc = refuse(&Error::Refused, true);
+        let grpc = refuse(&Error::Refused, true, false);
         assert_eq!((grpc.status(), &grpc.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("14")));
     }
 }
