@@ -35,7 +35,9 @@ pub const COPY_BUFFER: usize = 64 * 1024;
 
 // --- HTTP --------------------------------------------------------------------------------------------------------
 
-/// A request's head must arrive within this.
+/// A client may keep an idle HTTP/1 connection this long.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(90);
+/// A request's head must arrive within this, from its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// All header fields of a message together, in bytes (RFC 9113, 6.5.2 counts 32 more for each field).
 pub const HEADER_LIST_MAX: u32 = 64 * 1024;

@@ -4,4 +4,5 @@
 pub mod body;
 pub mod client;
 pub mod headers;
+mod patience;
 pub mod server;

@@ -96,7 +96,7 @@ fn wrong_manifests_change_nothing_and_are_named_by_file_and_line() {
     solo.write_slice(&["server-1"]);
     until("the good version is in force", Duration::from_secs(5), || (solo.endpoints() == ["server-2"]).then_some(()));
     assert_eq!(manifest_errors(&solo), Vec::<Value>::new());
-    load.stop().assert_clean(50);
+    load.stop().assert_clean(20);
 }
 
 // --- Settings, ports, commands -----------------------------------------------------------------------------------

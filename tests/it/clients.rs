@@ -318,24 +318,3 @@ fn tcp_many(demo: &Demo) {
     let answer = get(demo.outbound("traffic-1"), "/nothing", &[("host", "web.emojivoto:8080")]);
     assert_eq!(answer.status, 404, "HTTP works beside all that: {}", answer.body);
 }
-
-#[test]
-fn zz_probe() {
-    let demo = Demo::start(1);
-    let files = Pod::start(&demo, "files", 210, &[]);
-    for (name, to, host) in [("direct", files.app_address(), "files"), ("mesh", demo.outbound("web-1"), "files.emojivoto:8080")] {
-        let mut bad = 0;
-        for _ in 0..40 {
-            let mut s = connect(to);
-            s.write_all(format!("POST /early HTTP/1.1\r\nhost: {host}\r\ncontent-length: 3\r\nconnection: close\r\n\r\n").as_bytes()).unwrap();
-            let mut one = [0; 1];
-            s.read_exact(&mut one).unwrap();
-            let _ = s.write_all(b"abc");
-            let mut rest = Vec::new();
-            let e = s.read_to_end(&mut rest);
-            if rest.len() < 5 * 1024 * 1024 { bad += 1; eprintln!("{name} {} {e:?}", rest.len()); }
-        }
-        eprintln!("BAD {name} {bad}");
-    }
-    panic!();
-}

@@ -104,6 +104,7 @@ fn a_killed_pod_costs_no_request_and_a_failing_one_is_taken_out() {
     assert!(ok.len() > 100, "the others serve: {}", ok.len());
     // The breaker lets a probe through now and then.
     assert!(failed.len() * 20 < ok.len(), "{} of {} failed", failed.len(), ok.len() + failed.len());
+    let _load = Load::start(demo.outbound("traffic-1"), VOTING_HOST, VOTE, 100);
     run(&demo, &["demo", "heal", "voting-2"]);
     has_its_share(&demo);
 }
@@ -207,6 +208,25 @@ fn a_dead_controller_costs_no_request_and_its_successor_is_heard() {
     let report = load.stop();
     report.assert_clean(500);
     println!("{:?} without a controller: {} requests, slowest {:.1?}", away(), report.samples.len(), report.slowest());
+}
+
+#[test]
+fn a_stopping_proxy_ends_what_it_has_and_the_rest_goes_elsewhere() {
+    let mut solo = Solo::running(2);
+    let load = Load::start(solo.outbound(), HOST, "/", 100);
+    until("both serve", Duration::from_secs(10), || solo.apps.iter().all(|app| app.seen().len() > 20).then_some(()));
+    let stopping = Instant::now();
+    solo.terminate("server-1", Duration::from_secs(10));
+    println!("drained in {:.2?}", stopping.elapsed());
+    let before = solo.apps[0].seen().len();
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(solo.apps[0].seen().len(), before, "it takes nothing any more");
+    solo.start_proxy("server-1");
+    // A breaker that saw it refuse connections waits a little before it tries again.
+    until("server-1 serves again", Duration::from_secs(20), || (solo.apps[0].seen().len() > before + 20).then_some(()));
+    let report = load.stop();
+    report.assert_clean(200);
+    println!("drain: {} requests, the slowest took {:.1?}", report.samples.len(), report.slowest());
 }
 
 #[test]

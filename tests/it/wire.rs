@@ -202,7 +202,8 @@ fn refused(demo: &Demo, mirror: &Pod, what: &str, counted: &[(&str, &[&str])], l
 }
 
 const DENIED: (&str, &[&str]) = ("proxy_errors_total", &["direction=\"inbound\"", "error=\"denied\""]);
-const STRICT: (&str, &[&str]) = ("inbound_tcp_authz_deny_total", &["reason=\"strict\""]);
+const STRICT: (&str, &[&str]) =
+    ("inbound_tcp_authz_deny_total", &["reason=\"this workload takes mesh TLS only (strict)"]);
 
 fn plain_clients_are_refused(demo: &Demo, mirror: &Pod) {
     let counters = || (mirror.metric(DENIED.0, DENIED.1), mirror.metric(STRICT.0, STRICT.1));
@@ -294,10 +295,8 @@ fn other_destinations_are_refused(demo: &Demo, issuer: &Issuer, mirror: &Pod) {
         (4191, "declares no such port"),
         (PRIVATE_ADMIN_PORT, "the port is the proxy's own"),
     ] {
-        let labels = [format!("srv_port=\"{port}\""), "reason=\"denied\"".to_owned()];
-        let labels = labels.each_ref().map(String::as_str);
         let sni = format!("p{port}.mirror.emojivoto.lacewing");
-        refuse(Some(&sni), &[DENIED, ("inbound_tcp_authz_deny_total", &labels)], line);
+        refuse(Some(&sni), &[DENIED, ("inbound_tcp_authz_deny_total", &["reason=\"", line])], line);
     }
 }
 

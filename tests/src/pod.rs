@@ -163,7 +163,8 @@ fn manifest(demo: &Demo, name: &str) -> PathBuf {
 }
 
 fn manifests(name: &str, ip: IpAddr, annotations: &str, also: &[u16]) -> String {
-    let ports: String = also.iter().map(|port| format!("        - containerPort: {port}\n")).collect();
+    let ports: Vec<String> = also.iter().map(|port| format!("        - containerPort: {port}\n")).collect();
+    let ports = ports.concat();
     format!(
         "\
 ---
@@ -300,12 +301,11 @@ async fn serve(listener: TcpListener, connections: Arc<AtomicUsize>, requests: A
 
 async fn answer(mut request: Request<Incoming>) -> Result<Response<Either<Full<Bytes>, Incoming>>, Infallible> {
     let full = |text: Vec<u8>| Response::new(Either::Left(Full::from(Bytes::from(text))));
-    if !matches!(request.uri().path(), "/echo" | "/early") {
+    if request.uri().path() != "/echo" {
         // An app that answers before it has read the request may close its socket on the rest, and so cut its own answer.
         while let Some(Ok(_)) = request.body_mut().frame().await {}
     }
     Ok(match request.uri().path() {
-        "/early" => full(large()),
         "/head" => full(head(&request).into_bytes()),
         "/large" => full(large()),
         "/echo" => Response::new(Either::Right(request.into_body())),

@@ -17,13 +17,13 @@ use std::{
         Arc, Mutex,
         atomic::{AtomicU8, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
 use crate::{
-    demo::{Answer, get, mesh},
+    demo::{Answer, get, mesh, signal},
     wait::until,
 };
 
@@ -115,6 +115,23 @@ impl Solo {
         let mut child = self.processes.remove(name).expect("it was started");
         child.kill().expect("it can be killed");
         child.wait().expect("it ends");
+    }
+
+    /// SIGTERM; it must end well within `patience`.
+    #[track_caller]
+    pub fn terminate(&mut self, name: &str, patience: Duration) {
+        let mut child = self.processes.remove(name).expect("it was started");
+        signal(child.id(), "TERM");
+        let started = Instant::now();
+        while child.try_wait().expect("a state").is_none() {
+            if started.elapsed() > patience {
+                let _ = child.kill();
+                panic!("{name} did not end within {patience:?} after SIGTERM:\n{}", self.log(name));
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let status = child.wait().expect("a status");
+        assert!(status.success(), "{name} ended with {status}:\n{}", self.log(name));
     }
 
     /// The process is still the one that was started.
@@ -274,6 +291,7 @@ impl Solo {
             .envs(env.iter().map(|(name, value)| (name, value)))
             // Ends with this test, however the test ends.
             .env("LACEWING_EXIT_WITH_PARENT", "1")
+            .env("LACEWING_LOG", std::env::var("LACEWING_LOG").unwrap_or_default())
             .stdin(Stdio::piped())
             .stdout(log.try_clone().expect("the same log"))
             .stderr(log)

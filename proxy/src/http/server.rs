@@ -13,7 +13,7 @@ use hyper::{
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{body::Body, headers};
+use super::{body::Body, headers, patience::patience};
 use crate::{
     config::{
         CONNECTION_WINDOW, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER,
@@ -34,8 +34,9 @@ where
     F: Future<Output = Result<Response<Body>, E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
+    let (timer, io) = patience(io);
     let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
+        .timer(timer)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADER_FIELDS_MAX)
         .max_header_size(HEADER_LIST_MAX as usize)
