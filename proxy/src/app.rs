@@ -114,6 +114,8 @@ async fn serve(config: Config) -> io::Result<()> {
 
     let why = signal::stop_requested(exit_with_parent).await?;
     tracing::info!(reason = why, "draining");
+    // What is held here would be waited for, too; what counts is connections.
+    drop((out, into));
     let deadline = Instant::now() + patience;
     let all_gone = inbound_drain.drain(patience).await
         && outbound_drain.drain(deadline.saturating_duration_since(Instant::now())).await;

@@ -140,6 +140,10 @@ impl Discovery {
 
     fn no_answer(&self, name: &str, waited: Duration) -> Error {
         let name = name.to_owned();
+        // Without a certificate there is no stream to have a reason of its own.
+        if let Err(error) = self.context.identity.current() {
+            return Error::LookupDown { name, why: error.to_string() };
+        }
         match &*self.stream.borrow() {
             Stream::Up => Error::LookupTimeout { name, waited },
             Stream::Down(why) => Error::LookupDown { name, why: why.clone() },

@@ -148,6 +148,11 @@ impl Transport {
     /// # Errors
     /// [`Error::Connect`], [`Error::Handshake`] or [`Error::NoCertificate`]; nothing was sent to the app in any case.
     pub async fn connect(&self, alpn: Alpn) -> Result<Io, Error> {
+        // Said here, once per connection: requests that wait for it may all be served elsewhere.
+        self.try_connect(alpn).await.inspect_err(|error| tracing::info!(%error, "cannot connect"))
+    }
+
+    async fn try_connect(&self, alpn: Alpn) -> Result<Io, Error> {
         let socket =
             self.connect_tcp().await.map_err(|cause| Error::Connect { addr: self.addr, cause: Arc::new(cause) })?;
         let Some(peer) = &self.peer else { return Ok(Io::Plain(socket)) };

@@ -2,24 +2,20 @@
 
 use std::{
     io::{Read, Write},
-    net::{IpAddr, SocketAddr, TcpStream},
+    net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::atomic::{AtomicU8, Ordering},
     time::{Duration, Instant},
 };
 
 use serde_json::Value;
 
-use crate::wait::until;
+use crate::{subnet::claim, wait::until};
 
 /// From start to the first banner; a loaded machine may be slow.
 const START: Duration = Duration::from_secs(30);
 /// A request of a test.
 const REQUEST: Duration = Duration::from_secs(20);
-
-/// Third byte of the next demo's addresses. Demos of one test run never share one.
-static NEXT: AtomicU8 = AtomicU8::new(20);
 
 /// The `mesh` program built beside this test.
 pub fn mesh() -> PathBuf {
@@ -37,6 +33,7 @@ pub struct Demo {
     subnet: String,
     /// From start to ready.
     pub took: Duration,
+    _claim: TcpListener,
 }
 
 /// One answer over plain HTTP/1.
@@ -49,7 +46,7 @@ pub struct Answer {
 impl Demo {
     /// Starts one with `rps` requests a second and waits until it says that it is up.
     pub fn start(rps: u32) -> Self {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (number, claim) = claim("127.1");
         let subnet = format!("127.1.{number}");
         let dir = std::env::temp_dir().join(format!("lacewing-it-{}-{number}", std::process::id()));
         let started = Instant::now();
@@ -62,7 +59,7 @@ impl Demo {
             .stderr(log)
             .spawn()
             .expect("mesh starts");
-        let mut demo = Self { child, dir, subnet, took: Duration::ZERO };
+        let mut demo = Self { child, dir, subnet, took: Duration::ZERO, _claim: claim };
         until("the demo is up", START, || {
             let ended = demo.child.try_wait().expect("the demo's state");
             assert!(ended.is_none(), "the demo ended: {ended:?}\n{}", demo.output());
@@ -185,7 +182,7 @@ pub fn get(to: SocketAddr, path: &str, fields: &[(&str, &str)]) -> Answer {
         request.push_str("host: test\r\n");
     }
     for (name, value) in fields {
-        request.push_str(&format!("{name}: {value}\r\n"));
+        request.extend([name, ": ", value, "\r\n"]);
     }
     raw(to, format!("{request}\r\n").as_bytes())
 }

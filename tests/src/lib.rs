@@ -7,5 +7,6 @@ pub mod peer;
 pub mod pod;
 pub mod records;
 pub mod solo;
+pub mod subnet;
 pub mod tee;
 pub mod wait;

@@ -24,6 +24,7 @@ use serde_json::Value;
 
 use crate::{
     demo::{Answer, get, mesh, signal},
+    subnet::claim,
     wait::until,
 };
 
@@ -36,9 +37,6 @@ pub const HOST: &str = "server.it:8080";
 /// Where the client's proxy takes raw TCP for the same service.
 pub const MAPPED_PORT: u16 = 7001;
 
-/// Third byte of the next mesh's addresses.
-static NEXT: AtomicU8 = AtomicU8::new(1);
-
 /// Controller, proxies, apps and their directory; all gone on drop.
 pub struct Solo {
     pub dir: PathBuf,
@@ -47,6 +45,7 @@ pub struct Solo {
     pub leaf_lifetime: &'static str,
     pub apps: Vec<App>,
     processes: BTreeMap<String, Child>,
+    _claim: TcpListener,
 }
 
 /// What an app has seen: the first line of each request.
@@ -64,13 +63,14 @@ impl App {
 impl Solo {
     /// Manifests for `servers` servers, and their apps. No process runs yet.
     pub fn new(servers: u8) -> Self {
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let (number, claim) = claim("127.2");
         let dir = std::env::temp_dir().join(format!("lacewing-solo-{}-{number}", std::process::id()));
         for part in ["manifests", "logs", "tokens"] {
             fs::create_dir_all(dir.join(part)).expect("a directory");
         }
         let subnet = format!("127.2.{number}");
-        let mut solo = Self { dir, subnet, leaf_lifetime: "24h", apps: Vec::new(), processes: BTreeMap::new() };
+        let mut solo =
+            Self { dir, subnet, leaf_lifetime: "24h", apps: Vec::new(), processes: BTreeMap::new(), _claim: claim };
         let servers: Vec<String> = (1..=servers).map(|n| format!("server-{n}")).collect();
         solo.apps = servers.iter().map(|name| serve(name, SocketAddr::new(solo.ip(name), 8080))).collect();
         solo.write_manifest("server.yaml", &solo.service());

@@ -1,5 +1,6 @@
 //! The cache without a network: what the request path sees while answers come, change, or do not come.
 
+use lacewing_identity::{Authority, SpiffeId, TrustDomain};
 use rustls_pki_types::UnixTime;
 
 use super::*;
@@ -8,6 +9,14 @@ use crate::{endpoint::Info, metrics::Metrics, tls::Identity};
 fn discovery() -> Arc<Discovery> {
     let (metrics, _) = Metrics::new(UnixTime::since_unix_epoch(Duration::ZERO));
     Discovery::new(Arc::new(Context { identity: Arc::new(Identity::default()), metrics }))
+}
+
+fn certify(identity: &Identity) {
+    let domain = TrustDomain::parse("cluster.local").unwrap();
+    let now = crate::clock::unix_now();
+    let authority = Authority::generate(&domain, now).unwrap();
+    let id = SpiffeId::new(&domain, "shop", "web").unwrap();
+    identity.set(authority.issue_own(&id, now, 3_600).unwrap(), authority.bundle().clone()).unwrap();
 }
 
 fn key(service: &str) -> BackendKey {
@@ -48,10 +57,14 @@ async fn a_new_target_waits_for_its_answer() {
 #[tokio::test(start_paused = true)]
 async fn no_answer_is_a_named_error_in_time() {
     let discovery = discovery();
+    discovery.context.identity.waiting_for("the controller is not there".to_owned());
     let started = Instant::now();
+    let error = discovery.look_up("web:80").await.err().unwrap().to_string();
+    assert!(error.contains("the controller is not there"), "{error}");
+    assert_eq!(started.elapsed(), NO_ENDPOINT_TIMEOUT);
+    certify(&discovery.context.identity);
     let error = discovery.look_up("web:80").await.err().unwrap();
     assert!(matches!(error, Error::LookupDown { .. }), "{error}");
-    assert_eq!(started.elapsed(), NO_ENDPOINT_TIMEOUT);
     discovery.stream.send_replace(Stream::Up);
     let error = discovery.look_up("web:80").await.err().unwrap();
     assert!(matches!(error, Error::LookupTimeout { .. }), "{error}");

@@ -12,14 +12,18 @@ use std::{
 
 use bytes::Bytes;
 use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, body::Incoming, service::service_fn};
+use hyper::{Request, Response, StatusCode, Uri, body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
 use tokio::net::TcpListener;
 
-use super::{accept, emoji::EMOJI, web::text};
+use super::{
+    accept,
+    emoji::EMOJI,
+    web::{for_method, read, text},
+};
 use crate::demo::faults::Switch;
 
 /// The vote that this service cannot count.
@@ -49,19 +53,24 @@ pub async fn serve(listener: TcpListener, switch: Switch) {
 }
 
 async fn answer(poll: Poll, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let head = read(request).await;
+    Ok(for_method(&head.method, vote(&poll, &head.uri).await))
+}
+
+async fn vote(poll: &Poll, uri: &Uri) -> Response<Full<Bytes>> {
     if poll.switch.pass().await.is_err() {
-        return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, "told to fail by `mesh demo fault`\n"));
+        return text(StatusCode::INTERNAL_SERVER_ERROR, "told to fail by `mesh demo fault`\n");
     }
-    if request.uri().path() != "/api/vote" {
-        return Ok(text(StatusCode::NOT_FOUND, "vote at /api/vote?choice=NAME\n"));
+    if uri.path() != "/api/vote" {
+        return text(StatusCode::NOT_FOUND, "vote at /api/vote?choice=NAME\n");
     }
-    Ok(match count(request.uri().query().unwrap_or_default()) {
+    match count(uri.query().unwrap_or_default()) {
         Ok(choice) => {
             let votes = poll.votes.fetch_add(1, Relaxed) + 1;
             text(StatusCode::OK, format!("{choice} counted; {votes} votes here\n"))
         }
         Err((status, why)) => text(status, why),
-    })
+    }
 }
 
 fn count(query: &str) -> Result<&str, (StatusCode, &'static str)> {

@@ -5,8 +5,15 @@
 use std::{convert::Infallible, net::SocketAddr, sync::Arc};
 
 use bytes::Bytes;
-use http_body_util::Full;
-use hyper::{Request, Response, StatusCode, Uri, body::Incoming, header, server::conn::http1, service::service_fn};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode, Uri,
+    body::{Body as _, Incoming},
+    header,
+    http::request,
+    server::conn::http1,
+    service::service_fn,
+};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use tonic::Code;
@@ -26,6 +33,8 @@ use crate::demo::{
 const BACKEND_PORT: u16 = 8080;
 /// Longest name that is passed on, in bytes.
 const NAME_MAX: usize = 64;
+/// Most of a request's body that is read, in bytes.
+const BODY_MAX: usize = 64 * 1024;
 
 struct Front {
     switch: Switch,
@@ -56,15 +65,17 @@ pub async fn serve(listener: TcpListener, proxy: SocketAddr, switch: Switch) {
 }
 
 async fn answer(front: Arc<Front>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let head = read(request).await;
     if front.switch.pass().await.is_err() {
         return Ok(text(StatusCode::INTERNAL_SERVER_ERROR, "told to fail by `mesh demo fault`\n"));
     }
-    let path = request.uri().path();
-    Ok(match (path, path.strip_prefix("/vote/")) {
+    let path = head.uri.path();
+    let answer = match (path, path.strip_prefix("/vote/")) {
         ("/", _) => front.show().await,
         (_, Some(name)) => front.vote(name).await,
         _ => text(StatusCode::NOT_FOUND, "there is / and /vote/NAME\n"),
-    })
+    };
+    Ok(for_method(&head.method, answer))
 }
 
 impl Front {
@@ -96,6 +107,25 @@ fn unavailable(service: &str, error: &dyn std::fmt::Display) -> Response<Full<By
 }
 
 /// A plain-text answer.
+/// Reads a request as a careful server does: its body to the end (at most [`BODY_MAX`]) before anything is answered, since
+/// an answer that comes first can be cut off by the reset that the unread rest causes.
+pub async fn read(request: Request<Incoming>) -> request::Parts {
+    let (head, body) = request.into_parts();
+    // Nothing here wants the body; one that is too long or breaks off is the client's loss.
+    let _ = Limited::new(body, BODY_MAX).collect().await;
+    head
+}
+
+/// The answer to a HEAD request: all but the body (RFC 9110, 9.3.2). hyper does that for HTTP/1 only.
+pub fn for_method(method: &Method, mut answer: Response<Full<Bytes>>) -> Response<Full<Bytes>> {
+    if method == Method::HEAD {
+        let length = answer.body().size_hint().exact().unwrap_or_default();
+        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        *answer.body_mut() = Full::default();
+    }
+    answer
+}
+
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut answer = Response::new(Full::new(body.into()));
     *answer.status_mut() = status;
