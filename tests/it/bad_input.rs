@@ -1,8 +1,6 @@
 //! Bad input: manifests, settings, ports, commands, requests and plain garbage. Each is refused with an error that says
 //! what and where, nothing else suffers, and whoever behaves is served as before.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test stops at the first surprise")]
-
 use std::{
     fs,
     io::{ErrorKind, Read, Write},

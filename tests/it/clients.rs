@@ -1,8 +1,6 @@
 //! Clients that other people wrote, through a proxy of the demo: curl, h2load, Python's grpcio, and raw TCP. Each answer
 //! must be the one that the app gives without the mesh. A missing client fails the test.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
-
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpStream},

@@ -1,7 +1,6 @@
 //! Faults under load: pods that are slow, fail or are killed, proxies that stop, a controller that hangs, dies or is not
 //! there yet, certificates that lapse. What must hold each time: the others serve, and no idempotent request fails.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::print_stdout, reason = "measured figures, shown with --nocapture")]
 
 use std::{

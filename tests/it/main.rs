@@ -1,4 +1,5 @@
 //! The `it` ring: everything that one machine and loopback can show, in one binary.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bad_input;
 mod clients;

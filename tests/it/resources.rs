@@ -1,7 +1,6 @@
 //! What a mesh costs while it does little: memory of the whole demo, memory of one idle proxy, time to the first row of
 //! `mesh stat`. Generous multiples here; the README has the figures, measured with `--profile dist`.
 
-#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::print_stdout, reason = "measured figures, shown with --nocapture")]
 
 use std::{

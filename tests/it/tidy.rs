@@ -2,8 +2,6 @@
 //! a test that it holds for this repository and one that it fails on a bad sample. Exceptions stand in one table, with
 //! their reasons; one that is no longer needed is a violation too. Refuses to judge style: rustfmt and clippy do.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
-
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,6 @@
 //! What goes over the wire between proxies, and who is refused: a byte tee sees TLS 1.3 records only; clients and servers
 //! that do not prove the right identity get no application byte. Each refusal leaves a counter and a readable line.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
-
 use std::{
     fs,
     io::{Read, Write},

@@ -1,5 +1,6 @@
 //! What the rings share: a demo of one's own, a plain HTTP client, and waiting for a condition. Everything is on loopback,
 //! bounded in time, and gone when the test is.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod demo;
 pub mod load;

@@ -2,8 +2,6 @@
 //! outcome written down. A worker that is late sends at once, so a stall is followed by what would have come in it.
 //! It retries nothing: what it records is what an app would see.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
-
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},

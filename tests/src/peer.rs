@@ -1,8 +1,6 @@
 //! Peers that a test makes: TLS clients and servers with certificates of its choice, from the demo's own authority or from
 //! one that nobody trusts. They never belong to a proxy. A server here counts what it gets, and answers nothing.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
-
 use std::{
     io::{self, Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},

@@ -1,8 +1,6 @@
 //! A pod of the test's own in a running demo: its manifests, a recording HTTP/1 app in this process, and a real proxy
 //! before it. For what the demo's own apps do not offer: large bodies, and seeing exactly what reaches an app.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
-
 use std::{
     convert::Infallible,
     fs,

@@ -2,7 +2,6 @@
 //! as a test wants, on addresses of its own. The servers' apps live in the test and write down what they see.
 //! Smaller than a demo, and nobody restarts anything here but the test.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
 #![allow(clippy::print_stderr, reason = "last words of processes whose test failed")]
 
 use std::{
@@ -13,10 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU8, Ordering},
-    },
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 

@@ -1,8 +1,6 @@
 //! A byte tee: a TCP relay before a server, which keeps every byte of both directions. Bytes are kept before they are
 //! passed on, so whatever a test has received was recorded. It looks at nothing; `records.rs` reads what it kept.
 
-#![allow(clippy::expect_used, reason = "a test stops at the first surprise")]
-
 use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
