@@ -44,10 +44,6 @@ fn an_idle_proxy_is_small() {
     let solo = Solo::running(1);
     let pid = solo.pid("client");
     let (rss, private) = (kib(pid, "status", "VmRSS:"), kib(pid, "smaps_rollup", "Private_Dirty:"));
-    println!(
-        "an idle proxy in `mesh` has an RSS of {:.1} MB, {:.1} of it its own",
-        rss as f64 / 1024.0,
-        private as f64 / 1024.0
-    );
+    println!("an idle proxy has an RSS of {:.1} MB, {:.1} of it its own", rss as f64 / 1024.0, private as f64 / 1024.0);
     assert!(private / 1024 <= 20, "{private} KiB");
 }

@@ -329,9 +329,17 @@ fn log(dir: &Path, process: &str) -> String {
     fs::read_to_string(dir.join(format!("logs/{process}.log"))).unwrap_or_default()
 }
 
+/// `mesh run ROLE`; or, for proxies, the program that LACEWING_TEST_PROXY names: the one that ships, say.
 fn daemon(role: &str) -> Command {
-    let mut command = Command::new(mesh());
-    command.args(["run", role]).env_clear();
+    let mut command = match std::env::var_os("LACEWING_TEST_PROXY").filter(|_| role == "proxy") {
+        Some(program) => Command::new(program),
+        None => {
+            let mut command = Command::new(mesh());
+            command.args(["run", role]);
+            command
+        }
+    };
+    command.env_clear();
     command
 }
 
