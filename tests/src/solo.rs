@@ -331,13 +331,12 @@ fn log(dir: &Path, process: &str) -> String {
 
 /// `mesh run ROLE`; or, for proxies, the program that LACEWING_TEST_PROXY names: the one that ships, say.
 fn daemon(role: &str) -> Command {
-    let mut command = match std::env::var_os("LACEWING_TEST_PROXY").filter(|_| role == "proxy") {
-        Some(program) => Command::new(program),
-        None => {
-            let mut command = Command::new(mesh());
-            command.args(["run", role]);
-            command
-        }
+    let mut command = if let Some(program) = std::env::var_os("LACEWING_TEST_PROXY").filter(|_| role == "proxy") {
+        Command::new(program)
+    } else {
+        let mut command = Command::new(mesh());
+        command.args(["run", role]);
+        command
     };
     command.env_clear();
     command

@@ -2,7 +2,7 @@
 //! It sends one request once; whether to try elsewhere is the spine's decision, so a request that certainly was not
 //! sent comes back with the error.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
 use http::{Request, Response};
 use hyper::{
@@ -134,13 +134,7 @@ impl Client {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|error| self.connect_failed(&error.to_string()))?;
-        let open = self.numbers.as_ref().map(Peer::connection);
-        tokio::spawn(async move {
-            let _open = open;
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "HTTP/1 connection ended");
-            }
-        });
+        self.drive(connection);
         Ok(sender)
     }
 
@@ -210,14 +204,19 @@ impl Client {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|error| self.connect_failed(&error.to_string()))?;
+        self.drive(connection);
+        Ok(sender)
+    }
+
+    /// Keeps a connection going until it ends, and counted for as long.
+    fn drive(&self, connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static) {
         let open = self.numbers.as_ref().map(Peer::connection);
         tokio::spawn(async move {
             let _open = open;
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "HTTP/2 connection ended");
+                tracing::debug!(%error, "connection to a peer ended");
             }
         });
-        Ok(sender)
     }
 
     fn multiplexed(&self, alpn: Alpn) -> &Multiplexed {
