@@ -23,6 +23,8 @@ use crate::{
 /// Requests under way to the controller.
 const REQUESTS_MAX: usize = 64;
 
+const CLOSED: &str = "the controller closed the stream";
+
 /// Keeps the stream up for as long as the process lives.
 pub async fn run(discovery: Arc<Discovery>, control: Control, pod: String) {
     let mut backoff = Backoff::default();
@@ -33,10 +35,15 @@ pub async fn run(discovery: Arc<Discovery>, control: Control, pod: String) {
             let _ = identity_changed.changed().await;
             continue;
         }
-        let why = session(&discovery, &control, &pod, &mut backoff).await;
-        tracing::info!(reason = why, "control stream ended; the last answers stay in force");
-        discovery.context.metrics.control_stream(false);
-        discovery.stream.send_replace(Stream::Down(why));
+        match session(&discovery, &control, &pod, &mut backoff).await {
+            // The new stream asks for everything again; meanwhile nothing is missing, so nobody needs to hear of it.
+            End::Renewed => continue,
+            End::Lost(why) => {
+                tracing::info!(reason = why, "control stream ended; the last answers stay in force");
+                discovery.context.metrics.control_stream(false);
+                discovery.stream.send_replace(Stream::Down(why));
+            }
+        }
         backoff.wait().await;
     }
 }
@@ -60,12 +67,23 @@ impl Backoff {
     }
 }
 
+/// Why a stream ended.
+enum End {
+    /// We have a new certificate: the old one must not speak for us any longer.
+    Renewed,
+    Lost(String),
+}
+
 /// One stream from connect to end; returns why it ended.
-async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backoff: &mut Backoff) -> String {
+async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backoff: &mut Backoff) -> End {
+    let identity = &discovery.context.identity;
+    let mut identity_changed = identity.subscribe();
+    let serial = || identity.current().ok().map(|current| current.leaf.serial_hex());
+    let ours = serial();
     let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let mut answers = match open(&discovery.context.identity, control, receiver).await {
+    let mut answers = match open(identity, control, receiver).await {
         Ok(answers) => answers,
-        Err(why) => return why,
+        Err(why) => return End::Lost(why),
     };
     let mut session = Session {
         discovery,
@@ -75,7 +93,7 @@ async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backo
         unreported: HashMap::new(),
     };
     if session.subscribe_all(pod).await.is_err() {
-        return "the controller closed the stream".to_owned();
+        return End::Lost(CLOSED.to_owned());
     }
     tracing::info!("control stream is up");
     discovery.context.metrics.control_stream(true);
@@ -86,7 +104,12 @@ async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backo
         tokio::select! {
             () = discovery.wake.notified() => {
                 if session.send_changes().await.is_err() {
-                    return "the controller closed the stream".to_owned();
+                    return End::Lost(CLOSED.to_owned());
+                }
+            }
+            Ok(()) = identity_changed.changed() => {
+                if serial() != ours {
+                    return End::Renewed;
                 }
             }
             // Whoever waits here gets room when the controller reads; then the loop reports.
@@ -96,8 +119,8 @@ async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backo
                     backoff.reset();
                     session.apply(answer);
                 }
-                Ok(None) => return "the controller closed the stream".to_owned(),
-                Err(status) => return format!("the controller ended the stream: {} {:?}", status.code(), status.message()),
+                Ok(None) => return End::Lost(CLOSED.to_owned()),
+                Err(status) => return End::Lost(format!("the controller ended the stream: {} {:?}", status.code(), status.message())),
             },
         }
     }
