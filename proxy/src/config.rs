@@ -129,6 +129,8 @@ pub const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 pub const LIVE_SERIES_MAX: usize = 64;
 /// Sketch buckets of the live ring, over all series: 8 bytes each, up to twice that in capacity.
 pub const LIVE_BUCKETS_MAX: usize = 48 * 1024;
+/// The same kind of error is said in the log once in this time, with the count of those that were not said.
+pub const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// Time series per metric family; more share one that says `overflow`.
 pub const METRIC_SERIES_MAX: usize = 2_000;
 

@@ -31,9 +31,13 @@ pub enum Error {
     NoCertificate(String),
     #[error("the endpoint's proxy refused the request before its app saw it")]
     Refused,
-    #[error("the connection broke before an answer came: {0}")]
+    #[error(
+        "the connection broke before an answer came ({0}): the other side crashed, or does not speak the request's HTTP version (1 or 2)"
+    )]
     Broken(hyper::Error),
-    #[error("the app behind {addr} broke off before it answered")]
+    #[error(
+        "the app behind {addr} broke off before it answered: it crashed, or it does not speak the request's HTTP version (1 or 2)"
+    )]
     AppBroken { addr: SocketAddr },
     #[error("the request's body broke off: {0}")]
     ClientBody(hyper::Error),

@@ -125,8 +125,7 @@ impl Inbound {
 pub async fn connection(inbound: Arc<Inbound>, socket: TcpStream, from: SocketAddr) {
     let served = serve(&inbound, socket).await;
     if let Err(error) = served {
-        inbound.metrics.error(Direction::Inbound, error.label());
-        tracing::info!(%from, error = %error, "inbound connection was not served");
+        inbound.metrics.error(Direction::Inbound, &error, Some(from));
     }
 }
 
@@ -166,10 +165,7 @@ async fn serve(inbound: &Arc<Inbound>, socket: TcpStream) -> Result<(), Error> {
         Alpn::H1 => server::serve_http1(io, inbound.draining.clone(), handler).await,
         Alpn::H2 | Alpn::H1H2 => server::serve_http2(io, inbound.draining.clone(), handler).await,
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "inbound HTTP connection ended");
-    }
-    Ok(())
+    server::ended(ended)
 }
 
 /// Where: the SNI names the port, since nothing redirected the connection.
@@ -222,9 +218,8 @@ async fn request(client: &FromClient, incoming: Request<Incoming>) -> Result<Res
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
-    client.inbound.metrics.error(Direction::Inbound, error.label());
+    client.inbound.metrics.error(Direction::Inbound, &error, None);
     client.numbers.response(error.status(), None, Class::Failure, received.elapsed());
-    tracing::debug!(error = %error, "inbound request was not served");
     match (&error, client.alpn) {
         // The app did not see it: the client's proxy may send it elsewhere (RFC 9113, 8.7).
         (Error::Connect { .. } | Error::Refused, Alpn::H2 | Alpn::H1H2) => Err(h2::Reason::REFUSED_STREAM.into()),

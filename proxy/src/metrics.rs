@@ -7,6 +7,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    net::SocketAddr,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
@@ -21,9 +22,10 @@ use prometheus_client::{
     registry::Registry,
 };
 use rustls_pki_types::UnixTime;
+use tokio::time::Instant;
 
 use crate::{
-    config::METRIC_SERIES_MAX,
+    config::{LOG_PAUSE, METRIC_SERIES_MAX},
     error::Error,
     live::{self, Direction, Live, Series},
 };
@@ -114,6 +116,25 @@ impl<M: Clone + Default + Send + Sync + 'static> Capped<M> {
     }
 }
 
+/// When something was last said in the log, and how often it happened since.
+#[derive(Default)]
+struct Said {
+    last: Option<Instant>,
+    unsaid: u64,
+}
+
+impl Said {
+    /// Whether to say it now; if so, how many others went unsaid.
+    fn say(&mut self, now: Instant) -> Option<u64> {
+        if self.last.is_some_and(|last| now.saturating_duration_since(last) < LOG_PAUSE) {
+            self.unsaid += 1;
+            return None;
+        }
+        self.last = Some(now);
+        Some(std::mem::take(&mut self.unsaid))
+    }
+}
+
 /// How a response is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -159,6 +180,8 @@ pub struct Metrics {
     control_reconnects: Counter,
     cert_refreshes: Counter,
     cert_expiry: Gauge,
+    /// When each kind of error was last said in the log, and how many there were since.
+    said: Mutex<HashMap<(Direction, &'static str), Said>>,
     /// Peers in use, so that one that comes back finds its numbers, and one that is gone frees its series.
     peers: Mutex<HashMap<Labels, Weak<Peer>>>,
     pub live: Live,
@@ -185,6 +208,7 @@ impl Metrics {
             control_reconnects: Counter::default(),
             cert_refreshes: Counter::default(),
             cert_expiry: Gauge::default(),
+            said: Mutex::default(),
             peers: Mutex::default(),
             live: Live::default(),
         };
@@ -208,7 +232,7 @@ impl Metrics {
         to.register("tcp_close", "Connections closed", self.tcp_close.family.clone());
         to.register(
             "proxy_errors",
-            "Requests and connections that the proxy could not serve, by cause",
+            "Attempts and connections that failed, by cause; an attempt that was made again elsewhere counts, too",
             self.errors.family.clone(),
         );
         to.register("retry", "Requests sent again to another endpoint", self.retries.family.clone());
@@ -249,7 +273,16 @@ impl Metrics {
         peer
     }
 
-    pub fn error(&self, direction: Direction, label: &'static str) {
+    /// Counts a failed attempt or connection, and says in the log what happened: once in [`LOG_PAUSE`] for each kind, so
+    /// that a flood of failures is no flood of lines.
+    pub fn error(&self, direction: Direction, error: &Error, from: Option<SocketAddr>) {
+        let label = error.label();
+        // A denial's reason says more than its label, and there are as few.
+        let kind = if let Error::Denied(reason) = error { reason } else { label };
+        if let Some(others) = self.said.lock().entry((direction, kind)).or_default().say(Instant::now()) {
+            let from = from.map(tracing::field::display);
+            tracing::info!(%error, label, from, others, "{} request or connection failed", direction.as_str());
+        }
         self.errors.get(&vec![("direction", direction.as_str().to_owned()), ("error", label.to_owned())]).inc();
     }
 
@@ -473,6 +506,16 @@ mod tests {
         assert!(text(&registry).contains("web-1"), "an open connection keeps it");
         drop(connection);
         assert!(!text(&registry).contains("web-1"), "{}", text(&registry));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_flood_of_failures_is_no_flood_of_lines() {
+        let mut said = Said::default();
+        assert_eq!(said.say(Instant::now()), Some(0));
+        assert!((0..99).all(|_| said.say(Instant::now()).is_none()));
+        tokio::time::advance(LOG_PAUSE).await;
+        assert_eq!(said.say(Instant::now()), Some(99));
+        assert_eq!(said.say(Instant::now()), None);
     }
 
     #[test]

@@ -59,8 +59,7 @@ pub async fn connection(outbound: Arc<Outbound>, socket: TcpStream, from: Socket
         Destination::Mapped(target) => tcp_connection(&outbound, socket, &target).await,
     };
     if let Err(error) = served {
-        outbound.metrics.error(Direction::Outbound, error.label());
-        tracing::info!(%from, error = %error, "outbound connection was not served");
+        outbound.metrics.error(Direction::Outbound, &error, Some(from));
     }
 }
 
@@ -84,10 +83,7 @@ async fn http_connection(outbound: &Arc<Outbound>, mut socket: TcpStream) -> Res
         }
         None => Ok(()), // the client left without a word
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "outbound HTTP connection ended");
-    }
-    Ok(())
+    server::ended(ended)
 }
 
 /// Reads until the protocol is told; `None` if the client closes before its first byte.
@@ -114,8 +110,7 @@ pub async fn request(outbound: &Outbound, incoming: Request<Incoming>) -> Respon
     match forward(outbound, head, body, received).await {
         Ok(response) => response,
         Err(error) => {
-            outbound.metrics.error(Direction::Outbound, error.label());
-            tracing::debug!(error = %error, "outbound request was not served");
+            outbound.metrics.error(Direction::Outbound, &error, None);
             server::refuse(&error, grpc, bodyless)
         }
     }
@@ -163,8 +158,7 @@ async fn forward(
             endpoint.metrics.response(error.status(), None, Class::Failure, received.elapsed());
             return Err(error);
         };
-        outbound.metrics.error(Direction::Outbound, error.label());
-        tracing::debug!(error = %error, "attempt failed; trying another endpoint");
+        outbound.metrics.error(Direction::Outbound, &error, None);
         attempt = again;
         tried.push(endpoint);
     }
@@ -295,7 +289,7 @@ async fn tcp_connection(outbound: &Outbound, socket: TcpStream, target: &str) ->
             }
             Err(error) => {
                 backend.failed(&endpoint, &error);
-                outbound.metrics.error(Direction::Outbound, error.label());
+                outbound.metrics.error(Direction::Outbound, &error, None);
                 tried.push(endpoint);
                 if tried.len() > RETRY_UNPROCESSED_LIMIT as usize {
                     return Err(error);

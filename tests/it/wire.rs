@@ -196,7 +196,7 @@ fn refused(demo: &Demo, mirror: &Pod, what: &str, counted: &[(&str, &[&str])], l
     assert_eq!(String::from_utf8_lossy(&ended.got), "", "{what}: got application bytes");
     let one_more: Vec<u64> = before.iter().map(|value| value + 1).collect();
     until(&format!("{what}: {counted:?}"), PATIENCE, || (values() == one_more).then_some(()));
-    logged(demo, "mirror-proxy", &["inbound connection was not served", line]);
+    logged(demo, "mirror-proxy", &["inbound request or connection failed", line]);
 }
 
 const DENIED: (&str, &[&str]) = ("proxy_errors_total", &["direction=\"inbound\"", "error=\"denied\""]);

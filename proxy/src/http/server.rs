@@ -78,6 +78,23 @@ where
     connection.await
 }
 
+/// What the end of a connection says: a head that hyper refused (too long, malformed; it has answered 431 or 400) is an
+/// error of the client; everything else is how connections end.
+///
+/// # Errors
+/// [`Error::BadRequest`].
+pub fn ended(ended: Result<(), hyper::Error>) -> Result<(), Error> {
+    match ended {
+        Err(error) if error.is_parse_too_large() => Err(Error::BadRequest("the request's head is longer than 64 KiB")),
+        Err(error) if error.is_parse() => Err(Error::BadRequest("the request's head is not HTTP")),
+        Err(error) => {
+            tracing::debug!(%error, "HTTP connection ended");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 /// The answer for a request that was not served: status, label and reason, or the same as gRPC.
 /// `bodyless`: the request was a HEAD.
 pub fn refuse(error: &Error, grpc: bool, bodyless: bool) -> Response<Body> {
