@@ -5,10 +5,11 @@
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
+use crate::{
+    demo::cast::{App, Subnet},
+    output::units,
+};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use lacewing_ops::settings;
-
-use crate::demo::cast::{App, Subnet};
 
 /// Shortest and longest `--time-window`: the proxies keep ten minutes, the last one by the second.
 pub const WINDOW_MIN: Duration = Duration::from_secs(10);
@@ -18,7 +19,7 @@ pub const SLOW_MAX: Duration = Duration::from_secs(60);
 
 /// The Lacewing service mesh: automatic mutual TLS, latency-aware balancing, live metrics.
 #[derive(Parser)]
-#[command(name = "mesh", version, arg_required_else_help = true, disable_help_subcommand = true, after_help = EXAMPLES)]
+#[command(name = "mesh", version, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
     /// Directory of the demo, where it is not the usual one
     #[arg(long, global = true, value_name = "DIR")]
@@ -52,12 +53,12 @@ pub enum Command {
 #[derive(Args)]
 #[command(
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     after_help = "\
 Examples:
   mesh demo                                run until Ctrl-C; nothing is left behind
   mesh demo --rps 200                      four times the traffic
   mesh demo fault slow voting-2 --by 1s    in another terminal: voting-2 answers a second late
+  mesh demo fault kill controller          the mesh runs on without it
   mesh demo heal                           end all faults"
 )]
 pub struct Demo {
@@ -73,15 +74,15 @@ pub struct Demo {
 
 #[derive(Subcommand)]
 pub enum DemoCommand {
-    /// Break one pod: make it slow, make it fail, or kill it
-    #[command(subcommand, disable_help_subcommand = true)]
+    /// Break one pod: make it slow, make it fail, or kill it; or kill the controller
+    #[command(subcommand)]
     Fault(FaultCommand),
-    /// End the fault of one pod, or all faults
+    /// End the fault of one pod or of the controller, or all faults
     Heal {
-        /// For example voting-2; all pods if left out
+        /// For example voting-2, or controller; all faults if left out
         pod: Option<String>,
     },
-    /// List the pods, whether they are ready, and their faults
+    /// List the pods and the controller, whether they are ready, and their faults
     Status {
         #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
         output: Format,
@@ -103,9 +104,9 @@ pub enum FaultCommand {
         /// For example voting-2
         pod: String,
     },
-    /// The app and its proxy are killed and stay away until healed
+    /// The app and its proxy, or the controller, are killed and stay away until healed
     Kill {
-        /// For example voting-2
+        /// For example voting-2, or controller
         pod: String,
     },
 }
@@ -116,22 +117,27 @@ pub enum FaultCommand {
 Examples:
   mesh stat                    all workloads and services
   mesh stat deploy             workloads only
+  mesh stat web                whatever is named web
   mesh stat svc/voting -t 10s  one service, the last ten seconds
   mesh stat pods -o json       every pod, for a script
 
 Deployments and pods show requests they received; services, requests sent to them,
-measured at the clients, after retries.")]
+measured at the clients, after retries. READ_BYTES and WRITE_BYTES of -o wide
+are those of raw TCP connections; HTTP has none.")]
 pub struct Stat {
-    /// What to show: deploy, pod or svc, optionally with a name, as in deploy/web
+    /// What to show: deploy, pod or svc, optionally with a name, as in deploy/web, or a name alone
     #[arg(value_name = "KIND[/NAME]")]
     pub resource: Option<Selector>,
+    /// The name, where it is not behind a slash
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
     /// Namespace to show [default: the demo's]
     #[arg(short, long, value_name = "NAME", conflicts_with = "all_namespaces")]
     pub namespace: Option<String>,
     /// Show all namespaces
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,
-    /// How far back to look: 10s to 10m
+    /// How far back to look: 10s to 10m, as in 1m30s
     #[arg(short = 't', long, value_name = "SPAN", default_value = "60s", value_parser = window)]
     pub time_window: Duration,
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = WideFormat::Table)]
@@ -159,7 +165,8 @@ pub struct Top {
 /// Show the certificates that the proxies present to each other
 #[derive(Args)]
 pub struct Identity {
-    /// One pod, for example web-1; all if left out
+    /// One pod, for example web-1 or pod/web-1; all if left out
+    #[arg(value_parser = pod_name)]
     pub pod: Option<String>,
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub output: Format,
@@ -245,40 +252,74 @@ impl Kind {
     }
 }
 
-/// `KIND` or `KIND/NAME`.
+impl FromStr for Kind {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "deploy" | "deployment" | "deployments" | "deployment.apps" | "deployments.apps" => Ok(Self::Deployment),
+            "po" | "pod" | "pods" => Ok(Self::Pod),
+            "svc" | "service" | "services" => Ok(Self::Service),
+            other => Err(format!("{other:?} is no kind that is measured; use deploy, pod or svc, as in deploy/web")),
+        }
+    }
+}
+
+/// `KIND`, `KIND/NAME` or `NAME`; without a kind, everything of that name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Selector {
-    pub kind: Kind,
+    pub kind: Option<Kind>,
     pub name: Option<String>,
+}
+
+impl Selector {
+    /// What `KIND NAME` means, the first part being `self`.
+    ///
+    /// # Errors
+    /// `self` has a name already, or is no kind.
+    pub fn named(self, name: &str) -> Result<Self, String> {
+        match (self.kind, self.name) {
+            (Some(kind), None) => Ok(Self { kind: Some(kind), name: Some(name.to_owned()) }),
+            (Some(kind), Some(first)) => {
+                Err(format!("{}/{first} has its name already; show {name:?} on its own", kind.short()))
+            }
+            (None, first) => Err(first.unwrap_or_default().parse::<Kind>().err().unwrap_or_default()),
+        }
+    }
 }
 
 impl FromStr for Selector {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let (kind, name) = text.split_once('/').map_or((text, None), |(kind, name)| (kind, Some(name)));
-        let kind = match kind {
-            "deploy" | "deployment" | "deployments" | "deployment.apps" | "deployments.apps" => Kind::Deployment,
-            "po" | "pod" | "pods" => Kind::Pod,
-            "svc" | "service" | "services" => Kind::Service,
-            other => {
-                return Err(format!("{other:?} is no kind that is measured; use deploy, pod or svc, as in deploy/web"));
-            }
-        };
-        match name {
-            Some("") => Err("a name is missing after the slash, as in deploy/web".to_owned()),
-            name => Ok(Self { kind, name: name.map(str::to_owned) }),
+        match text.split_once('/') {
+            Some((_, "")) => Err("a name is missing after the slash, as in deploy/web".to_owned()),
+            Some((kind, name)) => Ok(Self { kind: Some(kind.parse()?), name: Some(name.to_owned()) }),
+            None => match text.parse() {
+                Ok(kind) => Ok(Self { kind: Some(kind), name: None }),
+                Err(why) if text.is_empty() => Err(why),
+                Err(_) => Ok(Self { kind: None, name: Some(text.to_owned()) }),
+            },
         }
     }
 }
 
+/// `NAME` or `pod/NAME`.
+fn pod_name(text: &str) -> Result<String, String> {
+    let selector: Selector = text.parse()?;
+    match (selector.kind, selector.name) {
+        (None | Some(Kind::Pod), Some(name)) => Ok(name),
+        _ => Err("certificates belong to pods; give the name of one, such as web-1".to_owned()),
+    }
+}
+
 fn window(text: &str) -> Result<Duration, String> {
-    let window = settings::duration(text)?;
+    let window = units::parse_span(text)?;
     if (WINDOW_MIN..=WINDOW_MAX).contains(&window) { Ok(window) } else { Err("use 10s to 10m".to_owned()) }
 }
 
 fn slow_by(text: &str) -> Result<Duration, String> {
-    let by = settings::duration(text)?;
+    let by = units::parse_span(text)?;
     if by <= SLOW_MAX { Ok(by) } else { Err("use at most 60s".to_owned()) }
 }
 
@@ -299,22 +340,48 @@ mod tests {
     #[test]
     fn kinds_have_the_aliases_of_kubectl() {
         let table = [
-            ("deploy", Kind::Deployment, None),
-            ("deployments/web", Kind::Deployment, Some("web")),
-            ("po/web-1", Kind::Pod, Some("web-1")),
-            ("services", Kind::Service, None),
+            ("deploy", Some(Kind::Deployment), None),
+            ("deployments/web", Some(Kind::Deployment), Some("web")),
+            ("po/web-1", Some(Kind::Pod), Some("web-1")),
+            ("services", Some(Kind::Service), None),
+            ("web", None, Some("web")),
         ];
         for (text, kind, name) in table {
             assert_eq!(text.parse(), Ok(Selector { kind, name: name.map(str::to_owned) }), "{text}");
         }
-        for bad in ["node", "deploy/", "", "web"] {
+        for bad in ["node/x", "deploy/", "", "/web"] {
             assert!(bad.parse::<Selector>().is_err(), "{bad}");
         }
     }
 
     #[test]
+    fn a_name_may_stand_behind_its_kind() {
+        let named = |text: &str| text.parse::<Selector>().expect("a selector").named("web");
+        assert_eq!(named("deploy"), "deploy/web".parse());
+        assert!(named("nodes").is_err_and(|why| why.contains("\"nodes\" is no kind")));
+        assert!(named("svc/voting").is_err_and(|why| why.contains("svc/voting has its name already")));
+    }
+
+    #[test]
+    fn identities_are_those_of_pods() {
+        for good in ["mesh identity web-1", "mesh identity pod/web-1", "mesh identity po/web-1"] {
+            let Ok(Command::Identity(identity)) = parse(good) else { panic!("{good}") };
+            assert_eq!(identity.pod.as_deref(), Some("web-1"), "{good}");
+        }
+        for bad in ["mesh identity deploy/web", "mesh identity pods", "mesh identity pod/"] {
+            assert!(parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
     fn windows_and_delays_have_limits() {
-        for good in ["mesh stat -t 10s", "mesh stat -t 10m", "mesh top -t 1m", "mesh demo fault slow web-1 --by 60s"] {
+        for good in [
+            "mesh stat -t 10s",
+            "mesh stat -t 10m",
+            "mesh stat -t 1m30s",
+            "mesh top -t 1m",
+            "mesh demo fault slow web-1 --by 60s",
+        ] {
             assert!(parse(good).is_ok(), "{good}");
         }
         for bad in ["mesh stat -t 9s", "mesh stat -t 601s", "mesh stat -t 60", "mesh demo fault slow web-1 --by 61s"] {

@@ -55,6 +55,9 @@ impl Failure {
             io::ErrorKind::PermissionDenied => {
                 failure.hint("choose a directory that is yours with `--dir DIR`, or fix its owner and mode")
             }
+            io::ErrorKind::ReadOnlyFilesystem => {
+                failure.hint("that file system is read-only; choose another place with `--dir DIR`")
+            }
             io::ErrorKind::StorageFull => {
                 failure.hint("free some space there, or choose another place with `--dir DIR`")
             }
@@ -83,6 +86,23 @@ impl fmt::Display for Failure {
         match &self.hint {
             Some(hint) => write!(f, "\nhint: {hint}"),
             None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_can_be_done_about_a_file_is_said() {
+        for (kind, part) in [
+            (io::ErrorKind::PermissionDenied, "fix its owner and mode"),
+            (io::ErrorKind::ReadOnlyFilesystem, "is read-only; choose another place"),
+            (io::ErrorKind::StorageFull, "free some space"),
+        ] {
+            let text = Failure::file("make", Path::new("/x"), &kind.into()).to_string();
+            assert!(text.starts_with("error: cannot make /x: ") && text.contains(part), "{text}");
         }
     }
 }

@@ -15,7 +15,7 @@ use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet, time::timeout};
 use crate::{
     demo::cast::Pod,
     failure::{Exit, Failure},
-    output::Printer,
+    output::{Printer, units},
 };
 
 /// Pods asked at a time.
@@ -24,6 +24,8 @@ const AT_ONCE_MAX: usize = 50;
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
+/// Data that reach back less than they could by more than this are worth a note.
+const COVERED_TOLERANCE_S: f64 = 2.0;
 /// What a browser or a tricked server cannot send across origins.
 const ADMIN_HEADER: &str = "l6g-admin";
 
@@ -119,6 +121,25 @@ pub fn report_unreachable<T>(readings: &[Reading<T>], printer: &mut Printer) -> 
     Ok(())
 }
 
+/// What to tell about proxies that do not reach back as far as the window: all of them, or some that were restarted.
+pub fn age_notes(readings: &[Reading<Report>], window: Duration) -> Vec<String> {
+    let ages: Vec<(&str, f64)> =
+        readings.iter().filter_map(|r| Some((&*r.pod.name, r.answer.as_ref().ok()?.covered_s))).collect();
+    let oldest = ages.iter().map(|(_, age)| *age).fold(0.0, f64::max).min(window.as_secs_f64());
+    let mut notes = Vec::new();
+    if oldest + COVERED_TOLERANCE_S < window.as_secs_f64() {
+        let asked = units::span(window);
+        notes.push(format!("note: the proxies started {oldest:.0}s ago; the numbers are about that time, not {asked}"));
+    }
+    for (pod, age) in ages.into_iter().filter(|(_, age)| age + COVERED_TOLERANCE_S < oldest) {
+        notes.push(format!(
+            "note: {pod}'s proxy started {age:.0}s ago; what it counted before is lost: its part of the numbers is \
+             about that time only"
+        ));
+    }
+    notes
+}
+
 async fn ask_all<T: DeserializeOwned + Send + 'static>(pods: &[Pod], path: &str) -> Vec<Reading<T>> {
     let slots = Arc::new(Semaphore::new(AT_ONCE_MAX));
     let mut asked = JoinSet::new();
@@ -190,6 +211,31 @@ mod tests {
             ),
             _ => admin::json("[]"),
         }
+    }
+
+    #[test]
+    fn proxies_younger_than_the_window_or_the_others_are_noted() {
+        let notes = |ages: &[f64], window| {
+            let pods = "127.1.203".parse::<Subnet>().expect("a subnet").pods();
+            let reading =
+                |(pod, age): (Pod, &f64)| Reading { pod, answer: Ok(Report { covered_s: *age, ..Report::default() }) };
+            let mut readings: Vec<_> = pods.into_iter().zip(ages).map(reading).collect();
+            readings.push(Reading { pod: readings[0].pod.clone(), answer: Err("refused".to_owned()) });
+            age_notes(&readings, Duration::from_secs(window))
+        };
+        assert!(notes(&[60.0, 59.5, 58.5], 60).is_empty());
+        assert_eq!(
+            notes(&[4.2, 60.0, 60.0], 60),
+            ["note: web-1's proxy started 4s ago; what it counted before is lost: its part of the numbers is about \
+              that time only"]
+        );
+        assert_eq!(
+            notes(&[20.0, 19.0, 20.0], 60),
+            ["note: the proxies started 20s ago; the numbers are about that time, not 1m"]
+        );
+        let both = notes(&[20.0, 3.0, 5.0], 60);
+        assert_eq!(both.len(), 3);
+        assert!(both[1].contains("web-2's proxy started 3s ago") && both[2].contains("emoji-1's"), "{both:?}");
     }
 
     #[tokio::test]

@@ -59,6 +59,9 @@ fn without_a_demo_every_command_says_so() {
     for line in [
         "mesh --dir DIR stat",
         "mesh --dir DIR stat svc/web -o json",
+        "mesh --dir DIR stat deploy web",
+        "mesh --dir DIR stat web",
+        "mesh --dir DIR identity pod/web-1",
         "mesh --dir DIR top --once",
         "mesh --dir DIR top",
         "mesh --dir DIR identity web-1",
@@ -75,9 +78,11 @@ fn without_a_demo_every_command_says_so() {
 #[test]
 fn usage_errors_say_what_to_write() {
     for (line, part) in [
-        ("mesh stat nodes", "\"nodes\" is no kind that is measured; use deploy, pod or svc, as in deploy/web"),
+        ("mesh stat nodes web", "\"nodes\" is no kind that is measured; use deploy, pod or svc, as in deploy/web"),
         ("mesh stat deploy/", "a name is missing after the slash"),
         ("mesh stat -t 5s", "use 10s to 10m"),
+        ("mesh stat deploy/web voting", "deploy/web has its name already"),
+        ("mesh stat -t 30s1m", "write the larger unit first"),
         ("mesh stat -t 60", "a duration needs a unit"),
         ("mesh demo --subnet 10.0.0", "the demo stays on loopback; use 127.X.Y, such as 127.1.5"),
         ("mesh stats", "a similar subcommand exists: 'stat'"),
@@ -96,6 +101,11 @@ fn help_and_version_go_to_standard_output() {
         ("mesh --help", "Exit codes: 0 done"),
         ("mesh demo --help", "mesh demo fault slow voting-2 --by 1s"),
         ("mesh stat -h", "KIND[/NAME]"),
+        ("mesh stat --help", "are those of raw TCP"),
+        ("mesh help", "Exit codes: 0 done"),
+        ("mesh help stat", "KIND[/NAME]"),
+        ("mesh demo help fault", "slow"),
+        ("mesh help demo", "mesh demo heal"),
         ("mesh version", concat!("Client version: ", env!("CARGO_PKG_VERSION"), "\n")),
         ("mesh --version", concat!("mesh ", env!("CARGO_PKG_VERSION"), "\n")),
     ] {

@@ -9,9 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use lacewing_ops::signal::stop_requested;
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     time::{MissedTickBehavior, interval},
 };
 
@@ -34,31 +33,54 @@ const FIRST_NUMBERS_AFTER: Duration = Duration::from_secs(2);
 const FIRST_WINDOW: Duration = Duration::from_secs(10);
 
 pub fn run(context: &mut Context, rps: u32, subnet: Subnet) -> Result<Exit, Failure> {
-    let mut held = Held::take(context.layout.clone(), context.now)?;
-    let (started, printer) = (context.now, &mut *context.printer);
-    let ended = block_on(async {
-        tokio::select! {
-            // The crew ends in here, by being dropped: before the directory goes.
-            ended = live(&held, Options { subnet, rps }, started, printer) => ended,
-            stop = stopped() => stop,
+    block_on(async {
+        // Before the first file is made: from here on a signal ends the demo, not only this process.
+        let signals = Signals::watch()?;
+        let mut held = Held::take(context.layout.clone(), context.now)?;
+        // The crew ends in here, by being dropped: before the directory goes.
+        let life = live(&held, Options { subnet, rps }, context.now, context.printer);
+        let ended = until_stopped(signals, life).await;
+        if matches!(&ended, Err(failure) if failure.exit() == Exit::Timeout) {
+            held.keep_logs();
         }
-    });
-    if matches!(&ended, Err(failure) if failure.exit() == Exit::Timeout) {
-        held.keep_logs();
-    }
-    drop(held);
-    ended?;
+        ended
+    })?;
     context.printer.note("stopped: no process and no file is left");
     Ok(Exit::Ok)
 }
 
-/// Resolves on Ctrl-C, SIGTERM, or when the terminal is closed.
-async fn stopped() -> Result<(), Failure> {
-    let failed = |error: std::io::Error| Failure::error(format!("cannot watch for signals: {error}"));
-    let mut hangup = signal(SignalKind::hangup()).map_err(failed)?;
+/// What ends the demo: Ctrl-C, SIGTERM, or the end of its terminal.
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn watch() -> Result<Self, Failure> {
+        let watch = |kind| signal(kind).map_err(|e| Failure::error(format!("cannot watch for signals: {e}")));
+        Ok(Self {
+            interrupt: watch(SignalKind::interrupt())?,
+            terminate: watch(SignalKind::terminate())?,
+            hangup: watch(SignalKind::hangup())?,
+        })
+    }
+
+    async fn any(mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
+        }
+    }
+}
+
+/// Does `work` until a signal comes; one that the runtime knows of already keeps it from beginning.
+async fn until_stopped(signals: Signals, work: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     tokio::select! {
-        stop = stop_requested(false) => stop.map(drop).map_err(failed),
-        _ = hangup.recv() => Ok(()),
+        biased;
+        () = signals.any() => Ok(()),
+        ended = work => ended,
     }
 }
 
@@ -139,6 +161,7 @@ The mesh is up after {:.1}s: a controller and {} pods, each an app behind its ow
         (format!("{mesh} top"), "who calls whom, every second"),
         (format!("{mesh} identity"), "the certificates"),
         (format!("{mesh} demo fault slow voting-2"), "break something (also fail, kill), then look at `stat pod`"),
+        (format!("{mesh} demo fault kill controller"), "the mesh runs on without it"),
         (format!("{mesh} demo heal"), "and mend it"),
         (format!("curl -x http://{entry} http://web.emojivoto:8080/"), "a request of your own, through a proxy"),
     ];
@@ -153,7 +176,24 @@ The mesh is up after {:.1}s: a controller and {} pods, each an app behind its ow
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    #[tokio::test]
+    async fn every_signal_that_ends_a_demo_is_heard_before_work_begins() {
+        for name in ["HUP", "INT", "TERM"] {
+            let (signals, other) = (Signals::watch().expect("handlers"), Signals::watch().expect("handlers"));
+            let sent = Command::new("sh").args(["-c", &format!("kill -{name} $PPID")]).status().expect("a shell");
+            assert!(sent.success());
+            assert!(tokio::time::timeout(Duration::from_secs(5), other.any()).await.is_ok(), "{name}");
+            let work = async { Err(Failure::error("work began")) };
+            assert!(until_stopped(signals, work).await.is_ok(), "{name}");
+        }
+        let signals = Signals::watch().expect("handlers");
+        let failed = async { Err(Failure::error("work ended")) };
+        assert!(until_stopped(signals, failed).await.is_err(), "without a signal the work decides");
+    }
 
     #[test]
     fn the_banner_names_what_runs_and_what_to_type() {
@@ -164,6 +204,7 @@ mod tests {
             "web ×2, emoji ×2, voting ×3, echo ×1, traffic ×1; 50 requests",
             "curl -x http://127.1.5.18:4140 http://web.emojivoto:8080/",
             "mesh demo fault slow voting-2",
+            "mesh demo fault kill controller",
         ] {
             assert!(text.contains(part), "{part} is missing in\n{text}");
         }

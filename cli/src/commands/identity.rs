@@ -91,9 +91,9 @@ mod tests {
     #[test]
     fn times_are_told_from_now() {
         for (now, expected) in [
-            (100, "   in 23h58m   in 11h58m to 16h46m"),
-            (50_000, "   in 10h6m   in 2h54m"),
-            (86_400, "   1s ago    7h12m ago"),
+            (100, "  in 23h58m  in 11h58m to 16h46m"),
+            (50_000, "  in 10h6m  in 2h54m"),
+            (86_400, "  1s ago   7h12m ago"),
         ] {
             let row = IdentityRow {
                 namespace: "emojivoto".into(),

@@ -21,9 +21,6 @@ use crate::{
     },
 };
 
-/// Data that reach back less than the window by more than this are worth a note.
-const COVERED_TOLERANCE: Duration = Duration::from_secs(2);
-
 /// One workload, pod or service.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct StatRow {
@@ -72,15 +69,17 @@ impl Row for StatRow {
 }
 
 pub fn run(context: &mut Context, options: &Stat) -> Result<Exit, Failure> {
+    let resource = resource(options)?;
+    let resource = resource.as_ref();
     let pods = context.layout.running()?.pods;
     let window = options.time_window;
     let readings = block_on(async { Ok(live::reports(&pods, window).await) })?;
     live::report_unreachable(&readings, context.printer)?;
     let namespace = (!options.all_namespaces).then(|| options.namespace.as_deref().unwrap_or(NAMESPACE));
-    let rows = select(rows(&readings), namespace, options.resource.as_ref());
+    let rows = select(rows(&readings), namespace, resource);
     let view = View {
         namespaces: options.all_namespaces,
-        kinds: options.resource.is_none(),
+        kinds: resource.is_none_or(|resource| resource.kind.is_none()),
         wide: options.output == WideFormat::Wide,
     };
     if options.output == WideFormat::Json {
@@ -89,12 +88,22 @@ pub fn run(context: &mut Context, options: &Stat) -> Result<Exit, Failure> {
         context.printer.data(&table::text(&rows, view))?;
     }
     if rows.is_empty() {
-        return Err(nothing(&pods, namespace, options.resource.as_ref()));
+        return Err(nothing(&pods, namespace, resource));
     }
     for note in notes(&readings, &rows, window) {
         context.printer.note(&note);
     }
     Ok(Exit::Ok)
+}
+
+/// What is to be shown, of `KIND`, `KIND/NAME`, `KIND NAME` or `NAME`.
+fn resource(options: &Stat) -> Result<Option<Selector>, Failure> {
+    let named = |(resource, name): (Selector, &String)| resource.named(name);
+    let both = options.resource.clone().zip(options.name.as_ref()).map(named).transpose();
+    let both = both.map_err(|why| {
+        Failure::new(Exit::Usage, why).hint("see the names with `mesh stat`, one of them with `mesh stat deploy/web`")
+    })?;
+    Ok(both.or_else(|| options.resource.clone()))
 }
 
 /// The table of all workloads and services, for the demo's first numbers.
@@ -123,6 +132,7 @@ fn rows(readings: &[Reading<Report>]) -> Vec<StatRow> {
             group.meshed.1 += 1;
             let Ok(report) = answer else { continue };
             group.meshed.0 += 1;
+            group.golden.cover(report.covered_s);
             for row in report.rows.iter().filter(|row| row.key.direction == Direction::Inbound) {
                 group.golden.add(row, report.covered_s);
             }
@@ -174,7 +184,8 @@ fn select(rows: Vec<StatRow>, namespace: Option<&str>, resource: Option<&Selecto
     let wanted = |row: &StatRow| match resource {
         None => row.kind != Kind::Pod.name(),
         Some(selector) => {
-            row.kind == selector.kind.name() && selector.name.as_ref().is_none_or(|name| *name == row.name)
+            selector.kind.is_none_or(|kind| row.kind == kind.name())
+                && selector.name.as_ref().is_none_or(|name| *name == row.name)
         }
     };
     rows.into_iter().filter(|row| wanted(row) && namespace.is_none_or(|namespace| row.namespace == namespace)).collect()
@@ -185,7 +196,10 @@ fn nothing(pods: &[Pod], namespace: Option<&str>, resource: Option<&Selector>) -
     let place = namespace.map_or_else(|| "in any namespace".to_owned(), |ns| format!("in namespace {ns:?}"));
     let here = |pod: &&Pod| namespace.is_none_or(|namespace| pod.namespace == namespace);
     let what = match resource {
-        Some(Selector { kind, name: Some(name) }) => format!("there is no {} {name:?} {place}", kind.name()),
+        Some(Selector { kind: Some(kind), name: Some(name) }) => {
+            format!("there is no {} {name:?} {place}", kind.name())
+        }
+        Some(Selector { kind: None, name: Some(name) }) => format!("nothing is named {name:?} {place}"),
         _ => format!("nothing is meshed {place}"),
     };
     let failure = Failure::new(Exit::NoData, what);
@@ -193,21 +207,19 @@ fn nothing(pods: &[Pod], namespace: Option<&str>, resource: Option<&Selector>) -
         return failure.hint("the demo's namespace is \"emojivoto\"; see all with `mesh stat -A`");
     }
     match resource {
-        Some(Selector { kind, .. }) => failure.hint(format!("see those there are with `mesh stat {}`", kind.short())),
+        Some(Selector { kind: Some(kind), .. }) => {
+            failure.hint(format!("see those there are with `mesh stat {}`", kind.short()))
+        }
+        Some(Selector { kind: None, .. }) => {
+            failure.hint("see the names with `mesh stat`; the kinds are deploy, pod and svc, as in deploy/web")
+        }
         None => failure.hint("see whether the pods are up with `mesh demo status`"),
     }
 }
 
 fn notes(readings: &[Reading<Report>], rows: &[StatRow], window: Duration) -> Vec<String> {
-    let covered =
-        readings.iter().filter_map(|reading| Some(reading.answer.as_ref().ok()?.covered_s)).fold(0.0, f64::max);
-    let mut notes = Vec::new();
-    if covered + COVERED_TOLERANCE.as_secs_f64() < window.as_secs_f64() {
-        let asked = units::span(window);
-        notes
-            .push(format!("note: the proxies started {covered:.0}s ago; the numbers are about that time, not {asked}"));
-    }
-    if rows.iter().all(|row| row.numbers == Numbers::default()) {
+    let mut notes = live::age_notes(readings, window);
+    if rows.iter().all(|row| row.numbers.is_empty()) {
         notes.push("note: nothing came through in this window; ask for a longer one with `-t 10m`".to_owned());
     }
     notes

@@ -38,8 +38,8 @@ impl Row for TopRow {
     const COLUMNS: &'static [Column] = &[
         Column::text("SOURCE"),
         Column::text("DESTINATION"),
-        Column::number("RPS"),
         Column::number("SUCCESS"),
+        Column::number("RPS"),
         Column::number("LATENCY_P50"),
         Column::number("LATENCY_P95"),
         Column::number("LATENCY_P99"),
@@ -51,8 +51,8 @@ impl Row for TopRow {
         vec![
             self.source.clone(),
             self.destination.clone(),
-            units::rate(n.rps),
             units::percent(n.success_rate),
+            units::rate(n.rps),
             units::latency(n.latency_ms_p50),
             units::latency(n.latency_ms_p95),
             units::latency(n.latency_ms_p99),
@@ -64,12 +64,20 @@ impl Row for TopRow {
 pub fn run(context: &mut Context, options: &Top) -> Result<Exit, Failure> {
     block_on(async {
         let mut every = tokio::time::interval(REFRESH);
+        let mut told = String::new();
         loop {
             every.tick().await;
             // Asked every time: a demo that ended must not look like one where nothing happens.
             let pods = context.layout.running()?.pods;
             let readings = live::reports(&pods, options.time_window).await;
             let rows = rows(&readings);
+            // Tables name the silent ones themselves; `report_unreachable` does where there is only one picture.
+            if options.output == Format::Json
+                && !options.once
+                && let Some(news) = news_of_silence(&mut told, &readings)
+            {
+                context.printer.note(&news);
+            }
             show(context, options, &readings, &rows)?;
             if options.once {
                 return if rows.is_empty() { Err(nothing(options.time_window)) } else { Ok(Exit::Ok) };
@@ -82,6 +90,9 @@ fn show(context: &mut Context, options: &Top, readings: &[Reading<Report>], rows
     let window_s = Some(options.time_window.as_secs());
     if options.once {
         live::report_unreachable(readings, context.printer)?;
+        for note in live::age_notes(readings, options.time_window) {
+            context.printer.note(&note);
+        }
     }
     match (options.output, options.once) {
         (Format::Json, true) => context.printer.data(&table::json(rows, window_s)),
@@ -96,14 +107,36 @@ fn show(context: &mut Context, options: &Top, readings: &[Reading<Report>], rows
 fn picture(readings: &[Reading<Report>], rows: &[TopRow], window: Duration) -> String {
     let mut text = format!("last {}, refreshed every second; Ctrl-C ends\n\n", units::span(window));
     text.push_str(&table::text(rows, View::default()));
-    let silent: Vec<&str> = readings.iter().filter(|r| r.answer.is_err()).map(|r| r.pod.name.as_str()).collect();
+    let silent = silent(readings);
     if !silent.is_empty() {
-        let _ = writeln!(text, "\nno answer from the proxies of: {}", silent.join(", "));
+        let _ = writeln!(text, "\nno answer from the proxies of: {silent}");
+    }
+    for note in live::age_notes(readings, window) {
+        let _ = writeln!(text, "\n{note}");
     }
     if rows.is_empty() {
         text.push_str("\nno request and no connection in this time\n");
     }
     text
+}
+
+/// The pods whose proxies did not answer.
+fn silent(readings: &[Reading<Report>]) -> String {
+    let names: Vec<&str> = readings.iter().filter(|r| r.answer.is_err()).map(|r| r.pod.name.as_str()).collect();
+    names.join(", ")
+}
+
+/// What to say where others are silent now than those `told` of last.
+fn news_of_silence(told: &mut String, readings: &[Reading<Report>]) -> Option<String> {
+    let silent = silent(readings);
+    if silent == *told {
+        return None;
+    }
+    *told = silent;
+    Some(match told.as_str() {
+        "" => "all proxies answer again".to_owned(),
+        silent => format!("warning: no answer from the proxies of: {silent}"),
+    })
 }
 
 fn nothing(window: Duration) -> Failure {
@@ -183,10 +216,25 @@ mod tests {
     }
 
     #[test]
+    fn silence_is_told_when_it_begins_and_when_it_ends() {
+        let mut told = String::new();
+        assert_eq!(news_of_silence(&mut told, &[]), None);
+        let news = news_of_silence(&mut told, &readings());
+        assert_eq!(news.as_deref(), Some("warning: no answer from the proxies of: emoji-2"));
+        assert_eq!(news_of_silence(&mut told, &readings()), None);
+        assert_eq!(news_of_silence(&mut told, &[]).as_deref(), Some("all proxies answer again"));
+    }
+
+    #[test]
     fn the_picture_names_who_is_missing() {
         let readings = readings();
         let text = picture(&readings, &rows(&readings), Duration::from_secs(10));
         assert!(text.starts_with("last 10s") && text.contains("no answer from the proxies of: emoji-2"), "{text}");
+        let header: Vec<&str> = text.lines().nth(2).expect("a header").split_whitespace().collect();
+        assert_eq!(header[..4], ["SOURCE", "DESTINATION", "SUCCESS", "RPS"], "the order of `mesh stat`");
+        assert!(!text.contains("note:"), "{text}");
+        let longer = picture(&readings, &rows(&readings), Duration::from_secs(60));
+        assert!(longer.contains("note: the proxies started 10s ago"), "{longer}");
         assert!(picture(&[], &[], Duration::from_secs(10)).contains("no request and no connection"));
     }
 }

@@ -4,7 +4,7 @@
 //! but this. It never waits; what it has to say it returns.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, OpenOptions},
     io::{self, Read, Seek, SeekFrom},
     os::unix::process::CommandExt,
@@ -15,8 +15,8 @@ use std::{
 
 use crate::{
     demo::{
-        cast::Pod,
-        faults::{self, Fault},
+        cast::{Pod, WORKLOADS},
+        faults::{self, CONTROLLER, Fault},
         manifests,
         state::Layout,
     },
@@ -54,7 +54,7 @@ struct Member {
     child: Option<Child>,
     died: Option<Instant>,
     restarts: u32,
-    /// Not while its pod is killed.
+    /// Not while its pod, or the controller, is killed.
     wanted: bool,
 }
 
@@ -75,12 +75,16 @@ pub struct Crew {
     layout: Layout,
     members: Vec<Member>,
     pods: Vec<(Pod, Condition)>,
+    controller_killed: bool,
+    /// Workloads whose endpoints on disk are behind, and whether the user was told why.
+    unpublished: BTreeMap<String, bool>,
 }
 
 impl Crew {
     pub fn new(exe: PathBuf, layout: Layout, pods: Vec<Pod>) -> Self {
         let pods = pods.into_iter().map(|pod| (pod, Condition::Running)).collect();
-        Self { exe, layout, members: Vec::new(), pods }
+        let (members, unpublished) = (Vec::new(), BTreeMap::new());
+        Self { exe, layout, members, pods, controller_killed: false, unpublished }
     }
 
     /// Starts a process and keeps it running.
@@ -100,8 +104,9 @@ impl Crew {
     pub fn returned(&mut self, name: &str) -> Option<String> {
         let (pod, condition) = self.pods.iter_mut().find(|(pod, _)| pod.name == name)?;
         *condition = Condition::Running;
-        let pod = pod.clone();
-        self.publish(&pod).err().or_else(|| Some(format!("{name} is back and ready")))
+        self.unpublished.insert(pod.workload.clone(), false);
+        let failed = self.publish();
+        Some(if failed.is_empty() { format!("{name} is back and ready") } else { failed.join("\n") })
     }
 
     /// The last words of a process.
@@ -117,26 +122,30 @@ impl Crew {
             news.extend(member.restart_if_due(&self.exe, now));
             cap(&member.log);
         }
+        news.extend(self.follow_controller());
         for at in 0..self.pods.len() {
             let (pod, condition) = self.pods[at].clone();
-            let killed = faults::read(&faults::path(&self.layout.faults(), &pod.name)) == Some(Fault::Kill);
+            let killed = self.is_killed(&pod.name);
             match condition {
                 Condition::Running | Condition::Returning if killed => {
-                    self.kill(&pod.name);
+                    self.kill(Some(&pod.name));
                     self.pods[at].1 = Condition::Killed { at: now, unready: false };
                     news.push(format!("{0} killed; `mesh demo heal {0}` brings it back", pod.name));
                 }
                 Condition::Killed { .. } if !killed => {
-                    news.extend(self.bring_back(&pod.name));
+                    news.extend(self.bring_back(Some(&pod.name)));
                     self.pods[at].1 = Condition::Returning;
+                    // Healed within a moment, it has not been taken out yet.
+                    self.unpublished.insert(pod.workload, false);
                 }
                 Condition::Killed { at: since, unready: false } if now.duration_since(since) >= UNREADY_AFTER => {
                     self.pods[at].1 = Condition::Killed { at: since, unready: true };
-                    news.extend(self.publish(&pod).err());
+                    self.unpublished.insert(pod.workload, false);
                 }
                 _ => {}
             }
         }
+        news.extend(self.publish());
         news
     }
 
@@ -151,12 +160,34 @@ impl Crew {
         }
     }
 
-    fn of_pod<'a>(&'a mut self, pod: &'a str) -> impl Iterator<Item = &'a mut Member> {
-        self.members.iter_mut().filter(move |member| member.spec.pod.as_deref() == Some(pod))
+    fn is_killed(&self, name: &str) -> bool {
+        faults::read(&faults::path(&self.layout.faults(), name)) == Some(Fault::Kill)
     }
 
-    fn kill(&mut self, pod: &str) {
-        for member in self.of_pod(pod) {
+    /// Kills the controller, or brings it back, as its switch says.
+    fn follow_controller(&mut self) -> Vec<String> {
+        let killed = self.is_killed(CONTROLLER);
+        if killed == self.controller_killed {
+            return Vec::new();
+        }
+        self.controller_killed = killed;
+        if killed {
+            self.kill(None);
+            return vec![format!(
+                "{CONTROLLER} killed; the proxies go on with what they know; `mesh demo heal {CONTROLLER}` brings it back"
+            )];
+        }
+        let failed = self.bring_back(None);
+        if failed.is_empty() { vec![format!("{CONTROLLER} started again")] } else { failed }
+    }
+
+    /// The processes of `pod`; of no pod is the controller.
+    fn members_of<'a>(&'a mut self, pod: Option<&'a str>) -> impl Iterator<Item = &'a mut Member> {
+        self.members.iter_mut().filter(move |member| member.spec.pod.as_deref() == pod)
+    }
+
+    fn kill(&mut self, pod: Option<&str>) {
+        for member in self.members_of(pod) {
             member.wanted = false;
             if let Some(mut child) = member.child.take() {
                 let _ = child.kill();
@@ -165,22 +196,37 @@ impl Crew {
         }
     }
 
-    fn bring_back(&mut self, pod: &str) -> Vec<String> {
+    fn bring_back(&mut self, pod: Option<&str>) -> Vec<String> {
         let exe = self.exe.clone();
         let mut news = Vec::new();
-        for member in self.of_pod(pod) {
+        for member in self.members_of(pod) {
             (member.wanted, member.died, member.restarts) = (true, None, 0);
             match spawn(&exe, &member.spec, &member.log) {
                 Ok(child) => member.child = Some(child),
-                Err(error) => news.push(format!("{} could not be started: {error}", member.spec.name)),
+                Err(error) => {
+                    member.died = Some(Instant::now());
+                    news.push(format!("{} could not be started: {error}", member.spec.name));
+                }
             }
         }
         news
     }
 
-    /// Writes the pod's EndpointSlice as things are now.
-    fn publish(&self, pod: &Pod) -> Result<(), String> {
-        let Some(workload) = pod.of() else { return Ok(()) };
+    /// Writes the EndpointSlices that are behind. One that cannot be written is tried again, and told about once.
+    fn publish(&mut self) -> Vec<String> {
+        let mut news = Vec::new();
+        for (name, told) in std::mem::take(&mut self.unpublished) {
+            if let Err(why) = self.write_slice(&name) {
+                news.extend((!told).then_some(why));
+                self.unpublished.insert(name, true);
+            }
+        }
+        news
+    }
+
+    /// Writes the EndpointSlice of the workload of that name as things are now.
+    fn write_slice(&self, workload: &str) -> Result<(), String> {
+        let Some(workload) = WORKLOADS.iter().find(|known| known.name() == workload) else { return Ok(()) };
         let away = |condition: &Condition| match condition {
             Condition::Running => false,
             Condition::Returning => true,

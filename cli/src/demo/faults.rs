@@ -1,4 +1,5 @@
-//! Owns the fault switches: one small file a pod, written by `mesh demo fault`, polled by the pod's app and the demo.
+//! Owns the fault switches: one small file a pod, written by `mesh demo fault`, polled by the pod's app and the demo;
+//! and one for the controller, which can only be killed.
 //!
 //! Files need no protocol and no port, and end with the demo's directory. What a fault does is decided by who reads it.
 
@@ -16,6 +17,9 @@ use crate::demo::state::write_atomically;
 
 /// How often the switches are read.
 pub const POLL: Duration = Duration::from_millis(100);
+
+/// The name of the controller's switch, and of its process; no pod is called so.
+pub const CONTROLLER: &str = "controller";
 
 /// What is wrong with a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,11 +1,12 @@
 //! Owns the demo's directory: its place, the lock that says whether a demo runs, `demo.json`, and cleaning up.
 //!
-//! It removes only what the demo made, by name: a `--dir` that holds other files keeps them.
+//! It uses an existing directory only if it is empty or carries the lock file of an earlier demo, and removes only what
+//! the demo made, by name. What another user may have put there is neither followed nor believed.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
     io::{self, Read, Seek, Write},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
@@ -22,7 +23,8 @@ use crate::{
 /// Other commands hold the lock for a moment to see whether a demo runs; a starting demo waits that long.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
-const LOCK: &str = "lock";
+/// Its name is also how a directory that demos may clear is told from one that only looks like it.
+const LOCK: &str = "lacewing-demo.lock";
 const DESCRIPTION: &str = "demo.json";
 const LOGS: &str = "logs";
 const DIRECTORIES: [&str; 5] = ["manifests", "controller", "tokens", LOGS, "faults"];
@@ -39,7 +41,7 @@ impl Layout {
         let root = dir.unwrap_or_else(|| {
             let place = |name: &str| env(name).filter(|value| value.starts_with('/')).map(PathBuf::from);
             place("XDG_RUNTIME_DIR").filter(|runtime| runtime.is_dir()).map_or_else(
-                || place("TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("lacewing-demo-{}", own_uid())),
+                || place("TMPDIR").unwrap_or_else(|| "/tmp".into()).join(format!("lacewing-demo-{}", user())),
                 |runtime| runtime.join("lacewing-demo"),
             )
         });
@@ -85,12 +87,22 @@ impl Layout {
     /// What runs here.
     ///
     /// # Errors
-    /// No demo runs (exit code 5), or the directory cannot be read.
+    /// No demo runs (exit code 5), or the directory cannot be read, or not be trusted.
     pub fn running(&self) -> Result<Description, Failure> {
         let none = || {
             Failure::new(Exit::NotInstalled, format!("no demo is running (looked in {})", self.root.display()))
                 .hint("start one with `mesh demo` in another terminal")
         };
+        if !exists(&self.root.join(LOCK))? {
+            return Err(none());
+        }
+        // Its commands would remove files by names, and ask addresses, that somebody else chose.
+        let judged = own_uid(&self.root).and_then(|own| trusted(&self.root, own));
+        if judged.is_err() && !exists(&self.root.join(LOCK))? {
+            // It ended while we looked.
+            return Err(none());
+        }
+        judged?;
         let lock = match File::open(self.root.join(LOCK)) {
             Ok(lock) => lock,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(none()),
@@ -103,12 +115,17 @@ impl Layout {
             Err(TryLockError::Error(error)) => return Err(Failure::file("lock", &self.root.join(LOCK), &error)),
         }
         let path = self.root.join(DESCRIPTION);
-        let starting = |why: &dyn std::fmt::Display| {
-            Failure::new(Exit::NotInstalled, format!("the demo in {} is still starting ({why})", self.root.display()))
-                .hint("try again in a second")
-        };
-        let text = fs::read_to_string(path).map_err(|error| starting(&error))?;
-        serde_json::from_str(&text).map_err(|error| starting(&error))
+        let text = fs::read_to_string(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => {
+                let what = format!("the demo in {} is still starting", self.root.display());
+                Failure::new(Exit::NotInstalled, what).hint("try again in a second")
+            }
+            _ => Failure::file("read", &path, &error),
+        })?;
+        Description::read(&text).map_err(|why| {
+            Failure::error(format!("cannot make sense of {}: {why}", path.display()))
+                .hint("was it written by another version of mesh? end that demo with Ctrl-C and start it again")
+        })
     }
 }
 
@@ -120,6 +137,35 @@ pub struct Description {
     pub started: u64,
     pub controller_admin: SocketAddr,
     pub pods: Vec<Pod>,
+}
+
+impl Description {
+    /// The description in `text`; if it is none, why. Names are names and addresses are of this machine: what is read
+    /// here ends up in paths, on the terminal and in connections.
+    fn read(text: &str) -> Result<Self, String> {
+        // Only the place is told: the words would be the file's.
+        let found: Self = serde_json::from_str(text)
+            .map_err(|error| format!("line {}, column {} is not as expected", error.line(), error.column()))?;
+        for pod in &found.pods {
+            let names = [&pod.name, &pod.namespace, &pod.workload, &pod.workload_kind];
+            if let Some(bad) = names.into_iter().find(|name| !is_dns_label(name)) {
+                return Err(format!("{bad:?} is no name"));
+            }
+        }
+        let of_pods = found.pods.iter().flat_map(|pod| [IpAddr::V4(pod.ip), pod.admin.ip(), pod.private_admin.ip()]);
+        match of_pods.chain([found.controller_admin.ip()]).find(|ip| !ip.is_loopback()) {
+            Some(ip) => Err(format!("{ip} is no loopback address")),
+            None => Ok(found),
+        }
+    }
+}
+
+/// Whether `name` is a DNS label (RFC 1123, section 2.1, in lower case as in Kubernetes).
+fn is_dns_label(name: &str) -> bool {
+    (1..=63).contains(&name.len())
+        && name.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'-'))
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 /// The directory, held by this process.
@@ -135,8 +181,13 @@ impl Held {
     /// Takes the directory, and clears what a killed demo may have left in it.
     ///
     /// # Errors
-    /// Another demo has it, or it cannot be made safely.
+    /// Another demo has it, or it cannot be made safely, or its path is not UTF-8.
     pub fn take(layout: Layout, now: u64) -> Result<Self, Failure> {
+        if layout.root.to_str().is_none() {
+            let what =
+                format!("the demo's directory {} is not UTF-8; its processes could not be told", layout.root.display());
+            return Err(Failure::error(what).hint("choose another place with `--dir DIR`"));
+        }
         make_private(layout.root())?;
         let path = layout.root.join(LOCK);
         let mut lock = acquire(&path, now)?;
@@ -172,8 +223,11 @@ impl Drop for Held {
     fn drop(&mut self) {
         // Best effort: what stays is cleared by the next demo.
         let _ = clear(&self.layout, self.keep_logs);
-        let _ = fs::remove_file(self.layout.root.join(LOCK));
-        let _ = fs::remove_dir(self.layout.root());
+        // Where something stays, the lock file does: by it the next demo sees that the directory is a demo's.
+        if only_lock(&self.layout.root).unwrap_or_default() {
+            let _ = fs::remove_file(self.layout.root.join(LOCK));
+            let _ = fs::remove_dir(self.layout.root());
+        }
     }
 }
 
@@ -184,14 +238,57 @@ pub fn write_atomically(path: &Path, text: &str) -> io::Result<()> {
     fs::rename(&temporary, path)
 }
 
-/// The user that this process runs as.
-fn own_uid() -> u32 {
+/// A number that keeps users apart in a shared place. Only a name: what is found there is judged by [`own_uid`].
+fn user() -> u32 {
     // The owner of our own entry in /proc; where there is none (macOS), of the home directory.
     let home = std::env::home_dir().unwrap_or_default();
     fs::metadata("/proc/self").or_else(|_| fs::metadata(home)).map_or(0, |own| own.uid())
 }
 
-/// Makes the directory, or accepts one that is ours: in a shared /tmp somebody may have put something there first.
+/// The user that this process makes files as in `dir`, found by making one: true on every system and file system.
+fn own_uid(dir: &Path) -> Result<u32, Failure> {
+    let probe = dir.join(format!("{LOCK}.{}-{:x}", std::process::id(), fastrand::u64(..)));
+    let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&probe);
+    let uid = made.and_then(|file| file.metadata()).map(|meta| meta.uid());
+    let _ = fs::remove_file(&probe);
+    match uid {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(not_yours(dir)),
+        uid => uid.map_err(|error| Failure::file("write to", dir, &error)),
+    }
+}
+
+fn not_yours(root: &Path) -> Failure {
+    Failure::error(format!("{} is there already, and it is not a directory of yours", root.display()))
+        .hint("choose another place with `--dir DIR`")
+}
+
+/// Whether there is something at `path`, be it a link to nowhere.
+fn exists(path: &Path) -> Result<bool, Failure> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => Ok(false),
+        Err(error) => Err(Failure::file("read", path, &error)),
+    }
+}
+
+/// Refuses what user `own` did not make: a link, a directory or lock file of somebody else.
+fn trusted(root: &Path, own: u32) -> Result<(), Failure> {
+    let meta = |path: &Path| fs::symlink_metadata(path).map_err(|error| Failure::file("read", path, &error));
+    let found = meta(root)?;
+    let lock = root.join(LOCK);
+    let lock_is_ours = !exists(&lock)? || meta(&lock).is_ok_and(|lock| lock.is_file() && lock.uid() == own);
+    if found.is_dir() && found.uid() == own && lock_is_ours { Ok(()) } else { Err(not_yours(root)) }
+}
+
+/// Whether nothing but the lock file is there, or files made for a moment by [`own_uid`] of others.
+fn only_lock(root: &Path) -> io::Result<bool> {
+    let mut others =
+        fs::read_dir(root)?.flatten().filter(|entry| !entry.file_name().to_string_lossy().starts_with(LOCK));
+    Ok(others.next().is_none())
+}
+
+/// Makes the directory, or accepts one that is ours (in a shared /tmp somebody may have put something there first) and
+/// that holds nothing but what demos leave: what they clear has names that the user's own things may have, too.
 fn make_private(root: &Path) -> Result<(), Failure> {
     match DirBuilder::new().mode(0o700).create(root) {
         Ok(()) => return Ok(()),
@@ -199,10 +296,20 @@ fn make_private(root: &Path) -> Result<(), Failure> {
         Err(error) => return Err(Failure::file("make", root, &error)),
     }
     let found = fs::symlink_metadata(root).map_err(|error| Failure::file("read", root, &error))?;
-    if !found.is_dir() || found.uid() != own_uid() {
-        let what = format!("{} is there already, and it is not a directory of yours", root.display());
-        return Err(Failure::error(what).hint("choose another place with `--dir DIR`"));
+    if !found.is_dir() {
+        return Err(not_yours(root));
     }
+    let read = |error: io::Error| match error.kind() {
+        io::ErrorKind::PermissionDenied => not_yours(root),
+        _ => Failure::file("read", root, &error),
+    };
+    if !exists(&root.join(LOCK))? && !only_lock(root).map_err(read)? {
+        let what = format!("{} holds files that are not of a demo; it is left as it is", root.display());
+        return Err(
+            Failure::error(what).hint("choose an empty directory, or one that does not exist, with `--dir DIR`")
+        );
+    }
+    trusted(root, own_uid(root)?)?;
     if found.mode() & 0o077 != 0 {
         let private = fs::Permissions::from_mode(0o700);
         fs::set_permissions(root, private).map_err(|error| Failure::file("make private", root, &error))?;
@@ -240,11 +347,12 @@ fn occupied(lock: &mut File, path: &Path, now: u64) -> Failure {
     let mut owner = String::new();
     let _ = lock.read_to_string(&mut owner);
     let root = path.parent().unwrap_or(path).display();
-    let who = match owner.trim().split_once(' ') {
-        Some((pid, since)) => {
-            let age = Duration::from_secs(now.saturating_sub(since.parse().unwrap_or(now)));
-            format!("process {pid}, for {}, directory {root}", units::span(age))
-        }
+    let known = || {
+        let (pid, since) = owner.trim().split_once(' ')?;
+        Some((pid.parse::<u32>().ok()?, Duration::from_secs(now.saturating_sub(since.parse().ok()?))))
+    };
+    let who = match known() {
+        Some((pid, age)) => format!("process {pid}, for {}, directory {root}", units::span(age)),
         None => format!("directory {root}"),
     };
     Failure::error(format!("a demo is running already ({who})")).hint(

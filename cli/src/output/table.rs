@@ -7,7 +7,7 @@ use serde::Serialize;
 /// Version of the JSON of every live command. Fields are added without a new version, never renamed or removed.
 pub const SCHEMA_VERSION: u32 = 1;
 /// Blanks between columns.
-const GAP: usize = 3;
+const GAP: usize = 2;
 
 /// What the reader asked to see.
 #[derive(Clone, Copy, Default)]
@@ -124,14 +124,14 @@ mod tests {
 
     #[test]
     fn names_left_numbers_right_by_characters() {
-        assert_eq!(text(&FRUITS, View::default()), "NAME    KILOS\näpple       7\nfig      1200\n");
+        assert_eq!(text(&FRUITS, View::default()), "NAME   KILOS\näpple      7\nfig     1200\n");
     }
 
     #[test]
     fn hidden_columns_take_no_room() {
         let wide = View { wide: true, ..View::default() };
-        assert_eq!(text(&FRUITS[1..], wide), "NAME   KILOS   ORIGIN\nfig     1200   far\n");
-        assert_eq!(text::<Fruit>(&[], View::default()), "NAME   KILOS\n");
+        assert_eq!(text(&FRUITS[1..], wide), "NAME  KILOS  ORIGIN\nfig    1200  far\n");
+        assert_eq!(text::<Fruit>(&[], View::default()), "NAME  KILOS\n");
     }
 
     #[test]

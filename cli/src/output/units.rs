@@ -1,8 +1,11 @@
 //! Owns how numbers look in tables: `100.00%`, `2.0rps`, `123ms`, `2.0B/s`, `-` for what is not known.
 //!
-//! JSON has the bare numbers in base units; `table.rs` puts either where it belongs.
+//! JSON has the bare numbers in base units; `table.rs` puts either where it belongs. A time span that is printed can be
+//! typed: [`parse_span`] reads what [`span`] writes.
 
 use std::time::Duration;
+
+use lacewing_ops::settings;
 
 /// What a cell shows where there is nothing to show.
 pub const MISSING: &str = "-";
@@ -55,15 +58,50 @@ pub fn count(count: Option<u64>) -> String {
     shown(count, |count| count.to_string())
 }
 
-/// A time span as its two largest units: `23h59m`, `4m10s`, `7s`.
+/// A time span as its two largest units: `23h59m`, `4m10s`, `10m`, `7s`. Whole seconds; the rest is left out.
 pub fn span(span: Duration) -> String {
     let s = span.as_secs();
-    match (s / 86_400, s / 3_600, s / 60) {
-        (0, 0, 0) => format!("{s}s"),
-        (0, 0, m) => format!("{m}m{}s", s % 60),
-        (0, h, m) => format!("{h}h{}m", m % 60),
-        (d, h, _) => format!("{d}d{}h", h % 24),
+    let (large, small) = match (s / 86_400, s / 3_600, s / 60) {
+        (0, 0, 0) => return format!("{s}s"),
+        (0, 0, m) => ((m, 'm'), (s % 60, 's')),
+        (0, h, m) => ((h, 'h'), (m % 60, 'm')),
+        (d, h, _) => ((d, 'd'), (h % 24, 'h')),
+    };
+    let rest = if small.0 == 0 { String::new() } else { format!("{}{}", small.0, small.1) };
+    format!("{}{}{rest}", large.0, large.1)
+}
+
+/// Reads a time span: numbers with their units, the largest first, as in `90s`, `1m30s` or `250ms`.
+///
+/// # Errors
+/// A number without a unit, an unknown unit, or parts that do not get smaller.
+pub fn parse_span(text: &str) -> Result<Duration, String> {
+    let mut total = Duration::ZERO;
+    let mut last_unit = Duration::MAX;
+    for part in parts(text) {
+        let unit_at = part.find(|c: char| !c.is_ascii_digit()).unwrap_or(part.len());
+        let (value, unit) = if let Some(days) = part.strip_suffix('d') {
+            let days: u64 = days.parse().map_err(|_| "a duration is a whole number and a unit, such as 2d")?;
+            (settings::duration(&format!("{}h", days.saturating_mul(24)))?, Duration::from_hours(24))
+        } else {
+            (settings::duration(part)?, settings::duration(&format!("1{}", &part[unit_at..]))?)
+        };
+        if unit >= last_unit {
+            return Err("write the larger unit first, as in 1m30s".to_owned());
+        }
+        last_unit = unit;
+        total = total.saturating_add(value);
     }
+    Ok(total)
+}
+
+/// Cuts before every number; a text without one is its own only part.
+fn parts(text: &str) -> Vec<&str> {
+    let bytes = text.as_bytes();
+    let starts = (1..bytes.len()).filter(|&at| bytes[at].is_ascii_digit() && !bytes[at - 1].is_ascii_digit());
+    let mut cuts: Vec<usize> = std::iter::once(0).chain(starts).collect();
+    cuts.push(text.len());
+    cuts.windows(2).map(|cut| &text[cut[0]..cut[1]]).collect()
 }
 
 #[cfg(test)]
@@ -108,8 +146,34 @@ mod tests {
 
     #[test]
     fn spans_show_two_units() {
-        for (s, text) in [(7, "7s"), (250, "4m10s"), (86_399, "23h59m"), (90_000, "1d1h"), (0, "0s")] {
+        for (s, text) in
+            [(7, "7s"), (60, "1m"), (250, "4m10s"), (7_200, "2h"), (86_399, "23h59m"), (90_000, "1d1h"), (0, "0s")]
+        {
             assert_eq!(span(Duration::from_secs(s)), text);
+        }
+    }
+
+    #[test]
+    fn what_is_printed_can_be_typed() {
+        for s in 0..3_600 {
+            let exact = Duration::from_secs(s);
+            assert_eq!(parse_span(&span(exact)), Ok(exact));
+        }
+        for s in (3_600..40 * 86_400).step_by(1_234) {
+            let printed = span(Duration::from_secs(s));
+            assert_eq!(parse_span(&printed).map(span), Ok(printed));
+        }
+    }
+
+    #[test]
+    fn spans_are_read_largest_unit_first() {
+        for (text, ms) in [("250ms", 250), ("1s500ms", 1_500), ("1h0m5s", 3_605_000), ("2d", 172_800_000)] {
+            assert_eq!(parse_span(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for bad in
+            ["", "60", "s", "d", "1m30", "30s1m", "1m1m", "1.5s", "-1s", "1m 30s", "1é2s", "1µs", "999999999999999999d"]
+        {
+            assert!(parse_span(bad).is_err(), "{bad}");
         }
     }
 }

@@ -82,6 +82,64 @@ fn kill_takes_the_pod_out_and_heal_brings_it_back() {
 }
 
 #[test]
+fn a_pod_healed_at_once_is_out_until_it_is_ready() {
+    let scratch = Scratch::new("crew-quick");
+    let (mut crew, layout) = crew(&scratch, "exec cat");
+    crew.start(spec("voting-2-app", Some("voting-2"))).expect("starts");
+    let endpoints = layout.manifests().join("voting-endpoints.yaml");
+    let now = Instant::now();
+    faults::set(&layout.faults(), "voting-2", Fault::Kill).expect("set");
+    crew.tick(now);
+    faults::clear(&layout.faults(), "voting-2").expect("clear");
+    crew.tick(now + faults::POLL);
+    assert_eq!(fs::read_to_string(&endpoints).expect("written").matches("ready: false").count(), 1);
+    crew.returned("voting-2").expect("news");
+    assert!(!fs::read_to_string(&endpoints).expect("written").contains("ready: false"));
+}
+
+#[test]
+fn endpoints_that_cannot_be_written_are_tried_again_and_told_once() {
+    let scratch = Scratch::new("crew-retry");
+    let (mut crew, layout) = crew(&scratch, "exec cat");
+    let endpoints = layout.manifests().join("voting-endpoints.yaml");
+    // A directory in its place cannot be replaced by a file.
+    fs::create_dir(&endpoints).expect("make");
+    let mut now = Instant::now();
+    faults::set(&layout.faults(), "voting-2", Fault::Kill).expect("set");
+    crew.tick(now);
+    now += UNREADY_AFTER;
+    let said = crew.tick(now).join("\n");
+    assert!(said.contains("cannot write the endpoints of voting"), "{said}");
+    now += faults::POLL;
+    assert_eq!(crew.tick(now), Vec::<String>::new());
+    fs::remove_dir(&endpoints).expect("remove");
+    now += faults::POLL;
+    assert_eq!(crew.tick(now), Vec::<String>::new());
+    assert_eq!(fs::read_to_string(&endpoints).expect("written").matches("ready: false").count(), 1);
+}
+
+#[test]
+fn a_killed_controller_stays_away_until_healed_and_no_pod_with_it() {
+    let scratch = Scratch::new("crew-controller");
+    let (mut crew, layout) = crew(&scratch, "exec cat");
+    crew.start(spec(CONTROLLER, None)).expect("starts");
+    crew.start(spec("web-1-app", Some("web-1"))).expect("starts");
+    let alive = |crew: &Crew| crew.members.iter().map(|member| member.child.is_some()).collect::<Vec<_>>();
+    let mut now = Instant::now();
+    faults::set(&layout.faults(), CONTROLLER, Fault::Kill).expect("set");
+    let said = crew.tick(now).join("\n");
+    assert!(said.contains("controller killed") && said.contains("mesh demo heal controller"), "{said}");
+    for _ in 0..3 {
+        now += RESTART_AFTER;
+        assert_eq!(crew.tick(now), Vec::<String>::new());
+        assert_eq!(alive(&crew), [false, true]);
+    }
+    faults::clear(&layout.faults(), CONTROLLER).expect("clear");
+    assert_eq!(crew.tick(now), ["controller started again"]);
+    assert_eq!(alive(&crew), [true, true]);
+}
+
+#[test]
 fn children_end_with_their_crew() {
     let scratch = Scratch::new("crew-end");
     let (mut crew, _) = crew(&scratch, "exec cat");
