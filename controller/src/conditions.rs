@@ -2,7 +2,7 @@
 //! Pure: a [`World`] in, sentences for the operator out. Served at the admin port's `/errors`; a Kubernetes source will
 //! write them as status conditions.
 
-use lacewing_crds::{Kind, ObjectKey};
+use lacewing_crds::{AddressType, Kind, ObjectKey, labels::SERVICE_NAME};
 use lacewing_identity::TrustDomain;
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ pub struct Warning {
 
 /// Everything that cannot be honoured as written, at most [`WARNINGS_MAX`].
 pub fn warnings(world: &World, trust_domain: &TrustDomain) -> Vec<Warning> {
-    services(world).chain(pods(world, trust_domain)).take(WARNINGS_MAX).collect()
+    services(world).chain(pods(world, trust_domain)).chain(slices(world)).take(WARNINGS_MAX).collect()
 }
 
 fn services(world: &World) -> impl Iterator<Item = Warning> {
@@ -48,6 +48,20 @@ fn pods(world: &World, trust_domain: &TrustDomain) -> impl Iterator<Item = Warni
     })
 }
 
+fn slices(world: &World) -> impl Iterator<Item = Warning> {
+    world.slices().flat_map(|(name, slice)| {
+        let object = ObjectKey { kind: Kind::EndpointSlice, name: name.clone() }.to_string();
+        let messages = if slice.service().is_none() {
+            vec![format!("without the label {SERVICE_NAME} it belongs to no Service and is not used")]
+        } else if slice.address_type == AddressType::Fqdn {
+            vec!["not used: the mesh resolves no host names; addressType must be IPv4 or IPv6".to_owned()]
+        } else {
+            endpoints::why_addresses_left_out(world, &name.namespace, slice)
+        };
+        messages.into_iter().map(move |message| Warning { object: object.clone(), message })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use lacewing_crds::{Name, Object, labels};
@@ -65,6 +79,32 @@ apiVersion: v1
 kind: Pod
 metadata: {name: web-1, namespace: a}
 ";
+
+    #[test]
+    fn slices_that_are_not_used_as_written_are_named() {
+        let slice = |name: &str, label: &str, more: &str| {
+            format!(
+                "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {{name: {name}, namespace: a, labels: \
+                 {{{label}}}}}\n{more}\n---\n"
+            )
+        };
+        let label = "kubernetes.io/service-name: web";
+        let yaml = slice("a-good", label, "addressType: IPv4\nendpoints: [{addresses: [10.0.0.1]}]")
+            + &slice("b-label", "", "addressType: IPv4")
+            + &slice("c-names", label, "addressType: FQDN\nendpoints: [{addresses: [example.com]}]")
+            + &slice(
+                "d-pod",
+                label,
+                "addressType: IPv4\nendpoints: [{addresses: [10.0.0.2], targetRef: {kind: Pod, name: p}}]",
+            );
+        let found = warnings(&world(&yaml), &TrustDomain::parse("cluster.local").unwrap());
+        let found: Vec<_> = found.iter().map(|warning| (warning.object.as_str(), warning.message.as_str())).collect();
+        let parts = [("b-label", "service-name"), ("c-names", "host names"), ("d-pod", "no Pod p is known")];
+        assert_eq!(found.len(), parts.len(), "{found:?}");
+        for ((object, message), (name, part)) in found.into_iter().zip(parts) {
+            assert!(object == format!("EndpointSlice a/{name}") && message.contains(part), "{object}: {message}");
+        }
+    }
 
     #[test]
     fn warns_of_what_is_not_honoured_and_of_nothing_else() {

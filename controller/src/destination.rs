@@ -14,6 +14,9 @@ use crate::{nearest::nearest, world::World};
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
 /// Longest target, in bytes: a DNS name (RFC 1035 §2.3.4), a dot, a colon and a port.
 pub const TARGET_BYTES_MAX: usize = 255 + 1 + 6;
+/// Longest host name and longest part between its dots, in bytes (RFC 1035 §2.3.4). Nothing longer can be a Service.
+const HOST_BYTES_MAX: usize = 253;
+const HOST_LABEL_BYTES_MAX: usize = 63;
 /// Most ports that an answer lists.
 const LISTED_MAX: usize = 20;
 
@@ -117,6 +120,11 @@ fn parse(target: &str) -> Result<(Host, u16), String> {
     if host.is_empty() || host.split('.').any(str::is_empty) || host.contains(':') {
         return Err(malformed());
     }
+    if host.len() > HOST_BYTES_MAX || host.split('.').any(|label| label.len() > HOST_LABEL_BYTES_MAX) {
+        return Err(format!(
+            "{host} is no host name: it is longer than {HOST_BYTES_MAX} bytes, or a part of it than {HOST_LABEL_BYTES_MAX}"
+        ));
+    }
     Ok((Host::Name(host), port))
 }
 
@@ -144,21 +152,17 @@ fn by_name<'w>(world: &'w World, client: &str, host: &str) -> Result<(&'w Name, 
 
 fn no_service(world: &World, name: &Name) -> String {
     let Name { namespace, name } = name;
-    let here =
-        world.services().filter(|(other, _)| other.namespace == *namespace).map(|(other, _)| other.name.as_str());
+    let mut here = world.services_in(namespace).map(|(other, _)| other.name.as_str()).peekable();
+    let has_services = here.peek().is_some();
     if let Some(meant) = nearest(name, here) {
         return format!("no Service {name} in namespace {namespace}; did you mean {meant}?");
     }
-    if let Some((elsewhere, _)) = world.services().find(|(other, _)| other.name == *name) {
+    if let Some(elsewhere) = world.namespaces_with_service(name).next() {
         return format!(
-            "no Service {name} in namespace {namespace}; there is one in {}: write {name}.{}",
-            elsewhere.namespace, elsewhere.namespace
+            "no Service {name} in namespace {namespace}; there is one in {elsewhere}: write {name}.{elsewhere}"
         );
     }
-    let namespaces = world.services().map(|(other, _)| other.namespace.as_str());
-    if world.services().all(|(other, _)| other.namespace != *namespace)
-        && let Some(meant) = nearest(namespace, namespaces)
-    {
+    if !has_services && let Some(meant) = nearest(namespace, world.namespaces_with_services()) {
         return format!("no Service {name} in namespace {namespace}; did you mean the namespace {meant}?");
     }
     format!("no Service {name} in namespace {namespace}")

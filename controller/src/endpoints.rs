@@ -1,8 +1,9 @@
 //! Owns the endpoints behind a backend: which addresses are ready, which workload each belongs to, and, for meshed
 //! pods, who must answer there. Pure: a [`World`] in, a sorted list out.
 //!
-//! An identity is given only where it is certain; but an endpoint whose pod says that it is meshed in a way that
-//! cannot be honoured is left out, because it must not be spoken to in plain text either.
+//! An identity is given only where it is certain. Where a pod may be meshed but that is not certain (it is not known
+//! yet, or says so in a way that cannot be honoured), the endpoint is left out: plain text is only for what is known
+//! to have no proxy.
 
 use std::{
     collections::BTreeMap,
@@ -93,8 +94,7 @@ struct View<'a> {
 impl View<'_> {
     fn endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
         let zone = self.listed.zone.clone().unwrap_or_default();
-        let pod = self.listed.target_ref.as_ref().and_then(|target| self.world.pod_of(target, &self.backend.namespace));
-        let Some((name, pod)) = pod else {
+        let Some((name, pod)) = behind(self.world, &self.backend.namespace, self.listed, address.ip()).ok()? else {
             return Some(Endpoint {
                 address,
                 namespace: self.backend.namespace.clone(),
@@ -106,7 +106,7 @@ impl View<'_> {
                 direct: None,
             });
         };
-        let (identity, direct) = if is_meshed_at(pod, address.ip()) {
+        let (identity, direct) = if is_meshed(pod) {
             let identity = SpiffeId::new(self.trust_domain, &name.namespace, pod.service_account()).ok()?;
             (Some(identity), self.direct(pod, address).ok()?)
         } else {
@@ -133,10 +133,33 @@ impl View<'_> {
     }
 }
 
-/// Whether a proxy of this pod answers at the address: the pod has one, and the address is its own. The addresses of a
-/// pod on the host network belong to the node, and so to everybody on it.
-fn is_meshed_at(pod: &Pod, ip: IpAddr) -> bool {
-    pod.metadata.annotation(labels::PROXY_VERSION).is_some() && !pod.spec.host_network && pod.ips().any(|own| own == ip)
+/// The pod at an address of a slice in `namespace`; none where the slice names no pod.
+///
+/// # Errors
+/// Whether there is a proxy at the address cannot be known, so that it must not be spoken to: why.
+fn behind<'w>(
+    world: &'w World,
+    namespace: &str,
+    listed: &SliceEndpoint,
+    ip: IpAddr,
+) -> Result<Option<(&'w Name, &'w Pod)>, String> {
+    let Some(target) = listed.target_ref.as_ref().filter(|target| target.kind == Kind::Pod.as_str()) else {
+        return Ok(None);
+    };
+    let Some((name, pod)) = world.pod_of(target, namespace) else {
+        let uid = target.uid.as_deref().map(|uid| format!(" with the uid {uid}")).unwrap_or_default();
+        return Err(format!("{ip} gets no traffic: no Pod {}{uid} is known", target.name));
+    };
+    if is_meshed(pod) && pod.ips().all(|own| own != ip) {
+        return Err(format!("{ip} gets no traffic: Pod {name} has a proxy, but not this address in its status"));
+    }
+    Ok(Some((name, pod)))
+}
+
+/// Whether connections to the pod's addresses reach its own proxy. The addresses of a pod on the host network belong
+/// to the node, and so to everybody on it.
+fn is_meshed(pod: &Pod) -> bool {
+    pod.metadata.annotation(labels::PROXY_VERSION).is_some() && !pod.spec.host_network
 }
 
 /// What a pod is one replica of, as `kind/name` in lower case.
@@ -150,9 +173,23 @@ fn workload(name: &Name, pod: &Pod) -> String {
     }
 }
 
-/// Why an endpoint of this pod is left out although it is ready; none if it is not left out.
+/// Why addresses of a slice in `namespace` are left out although they are ready, one reason each; for what is wrong
+/// with the pods themselves, see [`why_left_out`].
+pub fn why_addresses_left_out(world: &World, namespace: &str, slice: &EndpointSlice) -> Vec<String> {
+    let ready = slice
+        .endpoints
+        .iter()
+        .filter(|listed| listed.conditions.ready.unwrap_or(true) && listed.conditions.terminating != Some(true));
+    let addresses = ready.flat_map(|listed| listed.addresses.iter().map(move |address| (listed, address)));
+    let parsed = addresses.filter_map(|(listed, address)| Some((listed, address.parse::<IpAddr>().ok()?)));
+    parsed.filter_map(|(listed, ip)| behind(world, namespace, listed, ip).err()).collect()
+}
+
+/// Why no endpoint of this pod gets traffic although it is ready; none if nothing about the pod itself prevents it.
 pub fn why_left_out(trust_domain: &TrustDomain, name: &Name, pod: &Pod) -> Option<String> {
-    pod.metadata.annotation(labels::PROXY_VERSION)?;
+    if !is_meshed(pod) {
+        return None;
+    }
     if let Err(error) = SpiffeId::new(trust_domain, &name.namespace, pod.service_account()) {
         return Some(error.to_string());
     }

@@ -8,13 +8,16 @@ mod convert;
 pub mod streams;
 mod subscriptions;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use lacewing_identity::SpiffeId;
 pub use lacewing_proto::control::control_server::ControlServer as Server;
 use lacewing_proto::control::{CertifyRequest, CertifyResponse, WatchRequest, WatchResponse, control_server::Control};
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::{MissedTickBehavior, interval},
+};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -25,6 +28,9 @@ use subscriptions::Subscriptions;
 
 /// Largest request message, in bytes: a token and a certificate request, with room.
 pub const REQUEST_BYTES_MAX: usize = 16 * 1024;
+
+/// How often it is looked whether there is room for keys that were refused for want of it.
+const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who is at the other end of the connection, as its certificate says; nobody without one. The acceptor puts it into
 /// every request's extensions.
@@ -107,10 +113,12 @@ struct Stream {
 
 impl Stream {
     async fn run(mut self) {
+        let mut retries = interval(RETRY_INTERVAL);
+        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let (due, accepts) = {
+            let (due, accepts, waiting) = {
                 let subscriptions = self.subscriptions.lock();
-                (subscriptions.is_due(), subscriptions.accepts())
+                (subscriptions.is_due(), subscriptions.accepts(), subscriptions.is_waiting())
             };
             tokio::select! {
                 // The answer is made only once there is room for it, so that it is the latest.
@@ -125,6 +133,7 @@ impl Stream {
                     Ok(None) | Err(_) => break,
                 },
                 Ok(()) = self.changes.changed() => self.subscriptions.lock().look_for_changes(),
+                _ = retries.tick(), if waiting => self.subscriptions.lock().retry(),
                 () = self.answers.closed() => break,
                 Ok(_) = self.stopping.wait_for(|stopping| *stopping) => break,
             }

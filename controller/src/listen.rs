@@ -1,13 +1,16 @@
 //! Owns the gRPC port: accepts, shakes hands, notes who it is, and hands requests to `grpc`; at the end, drains.
 //!
-//! It refuses slow handshakes, connections beyond a limit, and callers without a certificate who stay longer than
-//! getting one takes.
+//! It refuses slow handshakes, connections beyond a limit (a lower one for callers who have proved nothing), callers
+//! without a certificate who stay longer than getting one takes, and callers who outstay their certificate.
 
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::{Request, body::Incoming, server::conn::http2, service::service_fn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use lacewing_identity::{SpiffeId, peer_id, refusal};
+use lacewing_identity::{
+    refusal,
+    svid::{PeerCertificate, peer_certificate},
+};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -19,6 +22,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tonic::codegen::Service as _;
 
 use crate::{
+    clock,
     grpc::{self, Peer, Service},
     identity::Identity,
     metrics::Metrics,
@@ -27,6 +31,8 @@ use crate::{
 
 /// Open connections at a time; more wait in the kernel's backlog.
 pub const CONNECTIONS_MAX: usize = 10_000;
+/// Of these, connections whose caller has not shown a certificate (yet), so that strangers leave room for proxies.
+pub const UNPROVEN_MAX: usize = 1_000;
 /// A TLS handshake must be over within this.
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A caller without a certificate is here to get one: that takes no longer.
@@ -75,19 +81,20 @@ impl<R: TokenReviewer> Server<R> {
     pub async fn serve(mut self, listener: TcpListener) {
         let mut connections = JoinSet::new();
         let mut failing = false;
+        let unproven = Arc::new(Semaphore::new(UNPROVEN_MAX));
         loop {
             let accepted = tokio::select! {
-                accepted = accept(&listener, &self.slots) => accepted,
+                accepted = accept(&listener, &self.slots, &unproven) => accepted,
                 () = stopped(&mut self.stopping) => break,
                 // Takes finished tasks out of the set; without any it is never ready.
                 Some(_) = connections.join_next() => continue,
             };
             match accepted {
-                Ok((socket, address, slot)) => {
+                Ok((socket, address, slot, unproven)) => {
                     failing = false;
                     let server = self.clone();
                     connections.spawn(async move {
-                        server.connection(socket, address).await;
+                        server.connection(socket, address, unproven).await;
                         drop(slot);
                     });
                 }
@@ -107,7 +114,8 @@ impl<R: TokenReviewer> Server<R> {
         }
     }
 
-    async fn connection(mut self, socket: TcpStream, address: SocketAddr) {
+    /// Serves one connection, which gives `unproven` back as soon as its caller has shown a certificate.
+    async fn connection(mut self, socket: TcpStream, address: SocketAddr, unproven: OwnedSemaphorePermit) {
         let Some(tls) = self.identity.tls() else { return };
         // Without it small answers would wait for the peer's acknowledgement; a broken socket shows itself below.
         let _ = socket.set_nodelay(true);
@@ -116,9 +124,10 @@ impl<R: TokenReviewer> Server<R> {
             Ok(Err(error)) => return self.refused(address, &refusal(&error).to_string()),
             Err(_) => return self.refused(address, "the TLS handshake took too long"),
         };
-        let lifetime = if peer.is_some() { Duration::MAX } else { ANONYMOUS_LIFETIME_MAX };
+        let _unproven = peer.is_none().then_some(unproven);
+        let lifetime = lifetime(peer.as_ref(), clock::unix_now());
         let service = self.service.clone();
-        let peer = Peer(peer);
+        let peer = Peer(peer.map(|peer| peer.id));
         let answer = service_fn(move |mut request: Request<Incoming>| {
             request.extensions_mut().insert(peer.clone());
             let mut service = service.clone();
@@ -152,26 +161,34 @@ async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
-async fn accept(
-    listener: &TcpListener,
-    slots: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    // Room first, so that the rest waits in the backlog; only this loop takes slots, so the room is still there below.
-    drop(slots.acquire().await.map_err(io::Error::other)?);
-    let (socket, address) = listener.accept().await?;
-    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
-    Ok((socket, address, slot))
+/// How long a connection may stay, at `now` (unix seconds): a proxy renews long before its certificate ends, and comes
+/// back with the new one.
+fn lifetime(peer: Option<&PeerCertificate>, now: u64) -> Duration {
+    peer.map_or(ANONYMOUS_LIFETIME_MAX, |peer| Duration::from_secs(peer.not_after.saturating_sub(now)))
 }
 
-/// Shakes hands; with a client certificate, says whose it is. The certificate has been verified by then.
+/// A connection, its slot, and its slot among those who have proved nothing.
+type Accepted = (TcpStream, SocketAddr, OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+async fn accept(listener: &TcpListener, slots: &Arc<Semaphore>, unproven: &Arc<Semaphore>) -> io::Result<Accepted> {
+    // Room first, so that the rest waits in the backlog; only this loop takes slots, so the room is still there below.
+    drop(slots.acquire().await.map_err(io::Error::other)?);
+    drop(unproven.acquire().await.map_err(io::Error::other)?);
+    let (socket, address) = listener.accept().await?;
+    let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+    let unproven = unproven.clone().acquire_owned().await.map_err(io::Error::other)?;
+    Ok((socket, address, slot, unproven))
+}
+
+/// Shakes hands; with a client certificate, says whose it is and until when. The certificate has been verified by then.
 async fn shake_hands(
     tls: Arc<ServerConfig>,
     socket: TcpStream,
-) -> io::Result<(TlsStream<TcpStream>, Option<SpiffeId>)> {
+) -> io::Result<(TlsStream<TcpStream>, Option<PeerCertificate>)> {
     let stream = Box::pin(TlsAcceptor::from(tls).accept(socket)).await?;
     let peer = match stream.get_ref().1.peer_certificates() {
         None | Some([]) => None,
-        Some(certificates) => Some(peer_id(certificates).map_err(io::Error::other)?),
+        Some(certificates) => Some(peer_certificate(certificates).map_err(io::Error::other)?),
     };
     Ok((stream, peer))
 }
@@ -188,4 +205,40 @@ fn builder() -> http2::Builder<TokioExecutor> {
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER_MAX);
     builder
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{pin::pin, task::Poll};
+
+    use lacewing_identity::SpiffeId;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_stays_as_long_as_what_its_caller_has_shown() {
+        let id = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
+        let peer = |not_after| PeerCertificate { id: id.clone(), not_after };
+        assert_eq!(lifetime(None, 1_000), ANONYMOUS_LIFETIME_MAX);
+        assert_eq!(lifetime(Some(&peer(4_600)), 1_000), Duration::from_secs(3_600));
+        assert_eq!(lifetime(Some(&peer(999)), 1_000), Duration::ZERO, "the clock went on since the handshake");
+    }
+
+    #[tokio::test]
+    async fn strangers_wait_for_each_other_and_leave_slots_free() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (slots, unproven) = (Arc::new(Semaphore::new(3)), Arc::new(Semaphore::new(1)));
+        let _clients = [TcpStream::connect(address).await.unwrap(), TcpStream::connect(address).await.unwrap()];
+        let (_, _, _slot, stranger) = accept(&listener, &slots, &unproven).await.unwrap();
+        let mut second = pin!(accept(&listener, &slots, &unproven));
+        assert!(poll_once(second.as_mut()).await.is_pending(), "the first has proved nothing yet");
+        assert_eq!(slots.available_permits(), 2);
+        drop(stranger);
+        drop(second.await.unwrap());
+    }
+
+    async fn poll_once<F: Future>(mut future: std::pin::Pin<&mut F>) -> Poll<F::Output> {
+        std::future::poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await
+    }
 }

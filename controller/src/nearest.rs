@@ -11,18 +11,27 @@ pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) ->
     if name.len() > NAME_MAX {
         return None;
     }
-    let allowed = (name.chars().count() / 3).max(1);
-    let measured = candidates.into_iter().take(CANDIDATES_MAX).filter(|candidate| candidate.len() <= NAME_MAX);
-    measured
-        .map(|candidate| (distance(name, candidate), candidate))
+    let name = lower(name);
+    let allowed = (name.len() / 3).max(1);
+    candidates
+        .into_iter()
+        .take(CANDIDATES_MAX)
+        .filter(|candidate| candidate.len() <= NAME_MAX)
+        .map(|candidate| (lower(candidate), candidate))
+        // Each letter that one has more is an edit: no need to measure.
+        .filter(|(letters, _)| letters.len().abs_diff(name.len()) <= allowed)
+        .map(|(letters, candidate)| (distance(&name, &letters), candidate))
         .filter(|(distance, _)| *distance <= allowed)
         .min()
         .map(|(_, candidate)| candidate)
 }
 
+fn lower(text: &str) -> Vec<char> {
+    text.to_lowercase().chars().collect()
+}
+
 /// Levenshtein distance with neighbours swapped counted as one edit: the commonest slip of the fingers.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.to_lowercase().chars().collect());
+fn distance(a: &[char], b: &[char]) -> usize {
     let mut before_last: Vec<usize> = Vec::new();
     let mut last: Vec<usize> = (0..=b.len()).collect();
     for i in 0..a.len() {
@@ -63,8 +72,8 @@ mod tests {
     #[test]
     fn distances() {
         for (a, b, edits) in [("", "", 0), ("a", "", 1), ("", "ab", 2), ("ab", "ba", 1), ("kitten", "sitting", 3)] {
-            assert_eq!(distance(a, b), edits, "{a} {b}");
-            assert_eq!(distance(b, a), edits, "{b} {a}");
+            assert_eq!(distance(&lower(a), &lower(b)), edits, "{a} {b}");
+            assert_eq!(distance(&lower(b), &lower(a)), edits, "{b} {a}");
         }
     }
 }

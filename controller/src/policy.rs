@@ -30,7 +30,9 @@ pub fn inbound(world: &World, name: &Name) -> Option<InboundPorts> {
     let declared = pod.long_running_containers().flat_map(|container| &container.ports);
     let tcp = declared.filter(|port| port.protocol == Transport::Tcp).map(|port| port.container_port);
     let ports = tcp.filter(|port| *port != 0 && !PROXY_PORTS.contains(port));
-    Some(InboundPorts { mode, ports: ports.map(|port| (port, protocol(world, name, pod, port))).collect() })
+    let services = world.services_in(&name.namespace).map(|(_, service)| service);
+    let services: Vec<_> = services.filter(|service| selects(service, pod)).collect();
+    Some(InboundPorts { mode, ports: ports.map(|port| (port, protocol(&services, pod, port))).collect() })
 }
 
 /// The mode that is annotated on the pod, else on its Namespace, else the default.
@@ -46,11 +48,10 @@ pub fn mode(world: &World, name: &Name, pod: &Pod) -> Result<InboundMode, BadVal
 }
 
 /// What the Services in front of this pod say that it speaks on a port. Where they disagree, the proxy finds out.
-fn protocol(world: &World, name: &Name, pod: &Pod, port: u16) -> Protocol {
-    let services = world.services().filter(|(service, _)| service.namespace == name.namespace);
+fn protocol(services: &[&Service], pod: &Pod, port: u16) -> Protocol {
     let mut declared = services
-        .filter(|(_, service)| selects(service, pod))
-        .flat_map(|(_, service)| service.tcp_ports())
+        .iter()
+        .flat_map(|service| service.tcp_ports())
         .filter(|candidate| target(pod, candidate.target_port.as_ref(), candidate.port) == Some(port))
         .map(|candidate| Protocol::of(candidate.app_protocol.as_deref()));
     match declared.next() {

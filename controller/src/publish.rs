@@ -4,10 +4,12 @@
 //! answers nothing before the source was read as a whole: an empty world and an unread one look the same. What goes
 //! over the wire, and to whom, is decided in `grpc`.
 
+mod quota;
+
 use std::{collections::HashMap, sync::Arc};
 
 use lacewing_crds::Name;
-use lacewing_identity::{TrustBundle, TrustDomain};
+use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -18,6 +20,8 @@ use crate::{
     source::Change,
     world::World,
 };
+pub use quota::QUERIES_PER_IDENTITY_MAX;
+use quota::{Quotas, Share};
 
 /// Most different questions that are followed at a time, over all streams.
 pub const QUERIES_MAX: usize = 200_000;
@@ -56,10 +60,18 @@ pub enum Answer {
 /// The current answer; nothing before the source has been read.
 pub type Live = watch::Receiver<Option<Arc<Answer>>>;
 
+/// A question that an identity follows, and its place in the identity's quota.
+pub struct Followed {
+    pub live: Live,
+    /// None for what costs nothing, as everybody follows it.
+    _share: Option<Share>,
+}
+
 /// Keeps the world and its followed answers.
 pub struct Publisher {
     trust_domain: TrustDomain,
     state: Mutex<State>,
+    quotas: Arc<Quotas>,
     /// Raised after answers have changed, so that one waiter can follow many of them.
     generation: watch::Sender<u64>,
 }
@@ -81,11 +93,25 @@ impl Publisher {
             answers: HashMap::new(),
             sweep_at: SWEEP_MIN,
         };
-        Self { trust_domain, state: Mutex::new(state), generation: watch::Sender::new(0) }
+        Self { trust_domain, state: Mutex::new(state), quotas: Arc::default(), generation: watch::Sender::new(0) }
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+
+    /// Follows a question on behalf of an identity.
+    ///
+    /// # Errors
+    /// The identity follows [`QUERIES_PER_IDENTITY_MAX`] different ones already, or everybody together too many.
+    pub fn follow_as(&self, id: &SpiffeId, query: Query) -> Result<Followed, String> {
+        let share = match query {
+            Query::Trust => None,
+            _ => Some(self.quotas.take(id, &query).ok_or_else(|| {
+                format!("{id} follows {QUERIES_PER_IDENTITY_MAX} different keys already, over all its streams")
+            })?),
+        };
+        Ok(Followed { live: self.follow(query)?, _share: share })
     }
 
     /// Follows a question.
@@ -143,11 +169,6 @@ impl Publisher {
     /// Looks at the world. `look` must be quick: everything waits for it.
     pub fn with_world<T>(&self, look: impl FnOnce(&World) -> T) -> T {
         look(&self.state.lock().world)
-    }
-
-    /// How many questions are followed.
-    pub fn followed(&self) -> usize {
-        self.state.lock().answers.values().filter(|sender| !sender.is_closed()).count()
     }
 
     fn recompute(&self, state: &mut State) {

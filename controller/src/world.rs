@@ -19,7 +19,7 @@ pub struct World {
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, EndpointSlice>,
     slices_by_service: Lookup<Name>,
-    pods_by_ip: Lookup<IpAddr>,
+    services_by_name: Lookup<String>,
     services_by_ip: Lookup<IpAddr>,
 }
 
@@ -33,11 +33,11 @@ impl World {
                 self.namespaces.insert(name, namespace);
             }
             Object::Pod(pod) => {
-                pod.ips().for_each(|ip| self.pods_by_ip.insert(ip, &name));
                 self.pods.insert(name, pod);
             }
             Object::Service(service) => {
                 service.cluster_ips().for_each(|ip| self.services_by_ip.insert(ip, &name));
+                self.services_by_name.insert(name.name.clone(), &name);
                 self.services.insert(name, service);
             }
             Object::EndpointSlice(slice) => {
@@ -57,13 +57,12 @@ impl World {
                 self.namespaces.remove(name);
             }
             Kind::Pod => {
-                if let Some(pod) = self.pods.remove(name) {
-                    pod.ips().for_each(|ip| self.pods_by_ip.remove(&ip, name));
-                }
+                self.pods.remove(name);
             }
             Kind::Service => {
                 if let Some(service) = self.services.remove(name) {
                     service.cluster_ips().for_each(|ip| self.services_by_ip.remove(&ip, name));
+                    self.services_by_name.remove(&name.name, name);
                 }
             }
             Kind::EndpointSlice => {
@@ -93,16 +92,34 @@ impl World {
         self.services.get_key_value(name)
     }
 
-    pub fn namespaces(&self) -> impl Iterator<Item = (&Name, &Namespace)> {
-        self.namespaces.iter()
-    }
-
     pub fn pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
         self.pods.iter()
     }
 
     pub fn services(&self) -> impl Iterator<Item = (&Name, &Service)> {
         self.services.iter()
+    }
+
+    /// The Services of one namespace.
+    pub fn services_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Name, &'a Service)> {
+        self.services.range(Name::new(namespace, "")..).take_while(move |(name, _)| name.namespace == namespace)
+    }
+
+    /// The namespaces that have a Service of this name.
+    pub fn namespaces_with_service(&self, name: &str) -> impl Iterator<Item = &str> {
+        let names = self.services_by_name.0.get(name).into_iter().flatten();
+        names.map(|name| name.namespace.as_str())
+    }
+
+    /// The namespaces that have Services, each once.
+    pub fn namespaces_with_services(&self) -> impl Iterator<Item = &str> {
+        let mut from = Name::new("", "");
+        std::iter::from_fn(move || {
+            let (name, _) = self.services.range(&from..).next()?;
+            // No text is between one and the same with the least character after it.
+            from = Name::new(format!("{}\0", name.namespace), "");
+            Some(name.namespace.as_str())
+        })
     }
 
     pub fn slices(&self) -> impl Iterator<Item = (&Name, &EndpointSlice)> {
@@ -112,11 +129,6 @@ impl World {
     /// The slices of one Service, in the order of their names.
     pub fn slices_of<'a>(&'a self, service: &Name) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
         self.slices_by_service.get(service).filter_map(|name| self.slices.get(name))
-    }
-
-    /// The pods that have this address: several only on the host network.
-    pub fn pods_by_ip(&self, ip: IpAddr) -> impl Iterator<Item = (&Name, &Pod)> {
-        self.pods_by_ip.get(&ip).filter_map(|name| self.pods.get_key_value(name))
     }
 
     /// The Service that has this cluster address; the first by name if, for a moment, two have it.

@@ -46,7 +46,7 @@ metadata:
   namespace: emojivoto
   annotations: {lacewing.dev/proxy-version: v1, lacewing.dev/proxy-address: '127.1.0.2:4143', config.lacewing.dev/inbound: strict}
 spec: {serviceAccountName: voting, containers: [{name: app, ports: [{containerPort: 8080}]}]}
-status: {podIP: 127.1.0.2}
+status: {podIP: 127.1.0.2, podIPs: [{ip: 127.1.0.2}, {ip: 127.1.0.9}]}
 ---
 apiVersion: v1
 kind: Pod

@@ -102,6 +102,8 @@ fn what_is_not_there_is_answered_with_the_reason() {
 fn malformed_targets_are_refused() {
     let world = world(CLUSTER);
     let long = format!("{}:80", "a".repeat(TARGET_BYTES_MAX));
+    let long_label = format!("{}.emojivoto:80", "a".repeat(HOST_LABEL_BYTES_MAX + 1));
+    let long_host = format!("{}a:80", "a.".repeat(HOST_BYTES_MAX / 2 + 1));
     for target in [
         "",
         ":",
@@ -117,6 +119,8 @@ fn malformed_targets_are_refused() {
         "10.96.0.1:0",
         "[::1:80",
         &long,
+        &long_label,
+        &long_host,
     ] {
         let Target::NotFound(reason) = resolve(&world, "emojivoto", target) else { panic!("{target}") };
         assert!(reason.contains("is not host:port") || reason.contains("longer than"), "{target}: {reason}");

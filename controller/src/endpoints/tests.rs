@@ -76,13 +76,38 @@ fn only_a_pod_with_a_proxy_at_its_own_address_has_an_identity() {
         ("meshed", pod("p", "10.0.0.1", MESHED, ""), id),
         ("injection alone proves nothing", pod("p", "10.0.0.1", "lacewing.dev/inject: enabled", ""), None),
         ("on the host network", host, None),
-        ("another address", pod("p", "10.0.0.7", MESHED, ""), None),
-        ("another pod", pod("q", "10.0.0.1", MESHED, ""), None),
     ] {
         let endpoints = list(&format!("{SERVICE}{}{pod}", slice("web-1", &at("10.0.0.1", "p"))), 80);
         let [endpoint] = &endpoints[..] else { panic!("{case}: {endpoints:?}") };
         assert_eq!(endpoint.identity.as_ref().map(SpiffeId::as_str), identity, "{case}");
         assert_eq!(endpoint.direct, None, "{case}");
+    }
+}
+
+#[test]
+fn where_a_proxy_may_be_nothing_is_offered_in_plain_text() {
+    let known = pod("p", "10.0.0.1", MESHED, ", uid: u2");
+    let other_uid = "{addresses: [10.0.0.1], targetRef: {kind: Pod, name: p, uid: u1}}";
+    let named = at("10.0.0.1", "p");
+    for (case, listed, pod, why) in [
+        ("an address that the pod does not have (yet)", &*named, pod("p", "10.0.0.7", MESHED, ""), "not this address"),
+        ("no pod of that name (yet)", &named, pod("q", "10.0.0.1", MESHED, ""), "no Pod p is known"),
+        ("the pod was made again", other_uid, known, "no Pod p with the uid u1 is known"),
+    ] {
+        let yaml = format!("{SERVICE}{}{pod}", slice("web-1", listed));
+        assert_eq!(list(&yaml, 80), [], "{case}");
+        let world = world(&yaml);
+        let (name, slice) = world.slices().next().unwrap();
+        let [reason] = &why_addresses_left_out(&world, &name.namespace, slice)[..] else { panic!("{case}") };
+        assert!(reason.contains("10.0.0.1") && reason.contains(why), "{case}: {reason}");
+    }
+    // What is known to have no proxy, or is no pod, is plain whatever its address is.
+    let unmeshed = pod("p", "10.0.0.7", "", "");
+    for listed in
+        [named.as_str(), "{addresses: [10.0.0.1], targetRef: {kind: Node, name: n}}", "{addresses: [10.0.0.1]}"]
+    {
+        let endpoints = list(&format!("{SERVICE}{}{unmeshed}", slice("web-1", listed)), 80);
+        assert!(matches!(&endpoints[..], [endpoint] if endpoint.identity.is_none()), "{listed}");
     }
 }
 

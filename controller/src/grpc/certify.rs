@@ -1,10 +1,11 @@
 //! Owns `Certify`: the token says who calls, the request gives the key, and the answer is a certificate for that name.
 //!
-//! It refuses early and cheaply: too many calls at once, an identity that asks too often, a token that proves nothing.
+//! It refuses early and cheaply: too many calls at once, a pod that asks too often, a token that proves nothing.
 //! What a token must look like is `tokens`' business, what a request must look like `lacewing_identity`'s.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
+use lacewing_crds::Name;
 use lacewing_identity::{Error as IdentityError, SpiffeId};
 use lacewing_proto::control::{CertifyRequest, CertifyResponse};
 use parking_lot::Mutex;
@@ -19,12 +20,12 @@ use crate::{
 
 /// Calls that are answered at the same time; more are told to come back.
 pub const CONCURRENCY_MAX: usize = 16;
-/// Calls of one identity in a row: its replicas may all start together.
+/// Calls of one pod in a row: it may start several times.
 pub const BURST: f64 = 5.0;
-/// Calls of one identity a second, after the burst.
+/// Calls of one pod a second, after the burst.
 pub const RATE_PER_SECOND: f64 = 1.0;
-/// Identities whose rate is remembered. Idle ones are forgotten first; beyond, new ones are told to come back.
-pub const IDENTITIES_MAX: usize = 10_000;
+/// Pods whose rate is remembered. Idle ones are forgotten first; beyond, new ones are told to come back.
+pub const PODS_MAX: usize = 10_000;
 
 pub struct Certifier<R> {
     identity: Arc<Identity>,
@@ -59,8 +60,10 @@ impl<R: TokenReviewer> Certifier<R> {
         let now = (self.now)();
         let caller = self.reviewer.review(&request.token, now).await.map_err(|refusal| refused(&refusal))?;
         let id = self.name(&caller)?;
-        if !self.buckets.lock().take(&id, Instant::now()) {
-            let why = format!("{id} asks for certificates too often: at most {RATE_PER_SECOND} a second after {BURST}");
+        let pod = Name::new(&caller.namespace, &caller.pod);
+        if !self.buckets.lock().take(&pod, Instant::now()) {
+            let why =
+                format!("Pod {pod} asks for certificates too often: at most {RATE_PER_SECOND} a second after {BURST}");
             return Err((CertifyResult::Throttled, Status::resource_exhausted(why)));
         }
         let issued = self.identity.issue(&request.csr, &id, now).map_err(|error| not_issued(&id, &error))?;
@@ -99,9 +102,9 @@ fn not_issued(id: &SpiffeId, error: &IdentityError) -> (CertifyResult, Status) {
     (CertifyResult::Failed, Status::internal(error.to_string()))
 }
 
-/// How often each identity may still ask.
+/// How often each pod may still ask: by pod, so that the replicas of a service account cannot starve each other.
 #[derive(Default)]
-struct Buckets(HashMap<SpiffeId, Bucket>);
+struct Buckets(HashMap<Name, Bucket>);
 
 struct Bucket {
     tokens: f64,
@@ -115,16 +118,16 @@ impl Bucket {
 }
 
 impl Buckets {
-    fn take(&mut self, id: &SpiffeId, now: Instant) -> bool {
-        if !self.0.contains_key(id) && self.0.len() >= IDENTITIES_MAX {
+    fn take(&mut self, pod: &Name, now: Instant) -> bool {
+        if !self.0.contains_key(pod) && self.0.len() >= PODS_MAX {
             // A full bucket remembers nothing that a new one would not.
             let idle = Duration::from_secs_f64(BURST / RATE_PER_SECOND);
             self.0.retain(|_, bucket| now.duration_since(bucket.at) < idle);
-            if self.0.len() >= IDENTITIES_MAX {
+            if self.0.len() >= PODS_MAX {
                 return false;
             }
         }
-        let bucket = self.0.entry(id.clone()).or_insert(Bucket { tokens: BURST, at: now });
+        let bucket = self.0.entry(pod.clone()).or_insert(Bucket { tokens: BURST, at: now });
         let level = bucket.level(now);
         let granted = level >= 1.0;
         *bucket = Bucket { tokens: if granted { level - 1.0 } else { level }, at: now };
@@ -136,35 +139,35 @@ impl Buckets {
 mod tests {
     use super::*;
 
-    fn id(number: usize) -> SpiffeId {
-        SpiffeId::parse(&format!("spiffe://cluster.local/ns/a/sa/web-{number}")).unwrap()
+    fn pod(number: usize) -> Name {
+        Name::new("a", format!("web-{number}"))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_identity_has_a_burst_and_then_a_rate() {
+    async fn a_pod_has_a_burst_and_then_a_rate() {
         let mut buckets = Buckets::default();
         let granted =
-            |buckets: &mut Buckets, times: usize| (0..times).filter(|_| buckets.take(&id(0), Instant::now())).count();
+            |buckets: &mut Buckets, times: usize| (0..times).filter(|_| buckets.take(&pod(0), Instant::now())).count();
         assert_eq!(granted(&mut buckets, 8), 5);
         tokio::time::advance(Duration::from_millis(900)).await;
         assert_eq!(granted(&mut buckets, 3), 0);
         tokio::time::advance(Duration::from_millis(200)).await;
         assert_eq!(granted(&mut buckets, 3), 1);
-        assert!(buckets.take(&id(1), Instant::now()), "others are not affected");
+        assert!(buckets.take(&pod(1), Instant::now()), "others are not affected");
         tokio::time::advance(Duration::from_secs(3600)).await;
         assert_eq!(granted(&mut buckets, 8), 5, "waiting saves up no more than the burst");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_so_many_identities_are_remembered() {
+    async fn only_so_many_pods_are_remembered() {
         let mut buckets = Buckets::default();
-        for number in 0..IDENTITIES_MAX {
-            assert!(buckets.take(&id(number), Instant::now()));
+        for number in 0..PODS_MAX {
+            assert!(buckets.take(&pod(number), Instant::now()));
         }
-        assert!(!buckets.take(&id(IDENTITIES_MAX), Instant::now()));
-        assert!(buckets.take(&id(0), Instant::now()), "known ones go on");
+        assert!(!buckets.take(&pod(PODS_MAX), Instant::now()));
+        assert!(buckets.take(&pod(0), Instant::now()), "known ones go on");
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert!(buckets.take(&id(IDENTITIES_MAX), Instant::now()), "idle ones make room");
+        assert!(buckets.take(&pod(PODS_MAX), Instant::now()), "idle ones make room");
         assert!(buckets.0.len() <= 2);
     }
 }

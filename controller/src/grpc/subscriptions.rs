@@ -2,7 +2,7 @@
 //!
 //! An answer is made only when there is room to send it, from the value of that moment; values in between are never
 //! made. Endpoints go out as a snapshot first, then as what changed against what *this* stream was last sent. What
-//! cannot be followed is answered `refused`, and the stream goes on.
+//! cannot be followed is answered `refused`, and the stream goes on; once there is room, it is followed after all.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -17,11 +17,13 @@ use wire::{watch_request::Action, watch_response::Answer as WireAnswer};
 use super::convert::{self, Key};
 use crate::{
     endpoints::Endpoint,
-    publish::{Answer, Live, Publisher},
+    publish::{Answer, Followed, Publisher},
 };
 
-/// Most keys that one stream follows.
-pub const SUBSCRIPTIONS_MAX: usize = 1_024;
+/// Most keys that one stream follows: a proxy needs up to 1,026.
+pub const SUBSCRIPTIONS_MAX: usize = 2_048;
+/// Most keys of one stream that wait for room to be followed.
+const WAITING_MAX: usize = 256;
 /// Most endpoints in one message: some 150 KiB, far below gRPC's limit of 4 MiB.
 pub const ENDPOINTS_PER_MESSAGE: usize = 500;
 /// Most refusals that wait to be sent; while there are more, requests are not read.
@@ -39,10 +41,12 @@ pub struct Subscriptions {
     /// The rest of the answer that is being sent, and its key.
     rest: Option<(Key, VecDeque<wire::WatchResponse>)>,
     refusals: VecDeque<(Option<wire::Key>, String)>,
+    /// Keys that were refused for want of room, each once.
+    waiting: VecDeque<Key>,
 }
 
 struct Subscription {
-    live: Live,
+    followed: Followed,
     sent: Option<Arc<Answer>>,
     /// Counter of the version last sent, and of the one that the proxy acts on.
     sent_version: u64,
@@ -71,6 +75,7 @@ impl Subscriptions {
             due: VecDeque::new(),
             rest: None,
             refusals: VecDeque::new(),
+            waiting: VecDeque::new(),
         }
     }
 
@@ -107,15 +112,14 @@ impl Subscriptions {
     /// Takes a request of the proxy.
     pub fn handle(&mut self, request: wire::WatchRequest) {
         match request.action {
-            Some(Action::Subscribe(key)) => {
-                let parsed = Key::parse(key.clone());
-                if let Err(why) = parsed.and_then(|key| self.subscribe(key)) {
-                    self.refusals.push_back((Some(key), why));
-                }
-            }
+            Some(Action::Subscribe(key)) => match Key::parse(key.clone()) {
+                Ok(key) => self.subscribe(key),
+                Err(why) => self.refusals.push_back((Some(key), why)),
+            },
             Some(Action::Unsubscribe(key)) => {
                 if let Ok(key) = Key::parse(key) {
                     self.unsubscribe(&key);
+                    self.retry();
                 }
             }
             Some(Action::Applied(wire::Applied { key: Some(key), version: Some(version) })) => {
@@ -133,19 +137,47 @@ impl Subscriptions {
     }
 
     /// Follows a key; one that is followed already starts over with a snapshot.
-    fn subscribe(&mut self, key: Key) -> Result<(), String> {
+    fn subscribe(&mut self, key: Key) {
         self.unsubscribe(&key);
-        if self.followed.len() >= SUBSCRIPTIONS_MAX {
-            return Err(format!("this stream follows {SUBSCRIPTIONS_MAX} keys already: unsubscribe from some"));
+        if let Err(why) = self.follow(&key) {
+            let waits = self.waiting.len() < WAITING_MAX;
+            let then =
+                if waits { "it is answered once there is room" } else { "unsubscribe from some, then ask again" };
+            self.refusals.push_back((Some(key.to_wire()), format!("{why}; {then}")));
+            if waits {
+                self.waiting.push_back(key);
+            }
         }
-        let live = self.publisher.follow(key.query(&self.peer))?;
-        let subscription = Subscription { live, sent: None, sent_version: 0, applied_version: 0, is_due: true };
+    }
+
+    fn follow(&mut self, key: &Key) -> Result<(), String> {
+        if self.followed.len() >= SUBSCRIPTIONS_MAX {
+            return Err(format!("this stream follows {SUBSCRIPTIONS_MAX} keys already"));
+        }
+        let followed = self.publisher.follow_as(&self.peer, key.query(&self.peer))?;
+        let subscription = Subscription { followed, sent: None, sent_version: 0, applied_version: 0, is_due: true };
         self.followed.insert(key.clone(), subscription);
-        self.due.push_back(key);
+        self.due.push_back(key.clone());
         Ok(())
     }
 
+    /// Whether keys wait for room: it may return without anything on this stream happening.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Follows what waits for room, as far as there is some.
+    pub fn retry(&mut self) {
+        while let Some(key) = self.waiting.pop_front() {
+            if self.follow(&key).is_err() {
+                self.waiting.push_front(key);
+                return;
+            }
+        }
+    }
+
     fn unsubscribe(&mut self, key: &Key) {
+        self.waiting.retain(|waiting| waiting != key);
         if self.followed.remove(key).is_some_and(|subscription| subscription.is_due) {
             self.due.retain(|due| due != key);
         }
@@ -168,7 +200,7 @@ impl Subscriptions {
     /// Notes which keys have something new.
     pub fn look_for_changes(&mut self) {
         for (key, subscription) in &mut self.followed {
-            if !subscription.is_due && subscription.live.has_changed().unwrap_or(false) {
+            if !subscription.is_due && subscription.followed.live.has_changed().unwrap_or(false) {
                 subscription.is_due = true;
                 self.due.push_back(key.clone());
             }
@@ -200,7 +232,7 @@ impl Subscriptions {
     fn start(&mut self, key: &Key) -> Option<wire::WatchResponse> {
         let subscription = self.followed.get_mut(key)?;
         subscription.is_due = false;
-        let answer = subscription.live.borrow_and_update().clone()?;
+        let answer = subscription.followed.live.borrow_and_update().clone()?;
         if subscription.sent.as_ref() == Some(&answer) {
             return None;
         }

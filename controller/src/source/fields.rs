@@ -4,6 +4,9 @@
 
 use lacewing_crds::Kind;
 
+/// Below a `List`, which is no kind of its own.
+pub const LIST: &[&str] = &["apiVersion", "items", "kind", "metadata"];
+
 const NAMESPACE: &[&str] = &["apiVersion", "kind", "metadata", "spec", "status"];
 const OBJECT: &[&str] = NAMESPACE;
 const SLICE: &[&str] = &["apiVersion", "kind", "metadata", "addressType", "endpoints", "ports"];
@@ -35,8 +38,6 @@ const POD_STATUS: &[&str] = &[
     "hostIP", "hostIPs", "initContainerStatuses", "message", "nominatedNodeName", "observedGeneration", "phase",
     "podIP", "podIPs", "qosClass", "reason", "resize", "resourceClaimStatuses", "resources", "startTime",
 ];
-const CONDITION: &[&str] =
-    &["lastProbeTime", "lastTransitionTime", "message", "observedGeneration", "reason", "status", "type"];
 const POD_IP: &[&str] = &["ip"];
 
 const SERVICE_SPEC: &[&str] = &[
@@ -66,7 +67,6 @@ pub fn below(kind: Kind, path: &[&str]) -> &'static [&'static str] {
         (Kind::Pod, ["spec", "containers" | "initContainers"]) => CONTAINER,
         (Kind::Pod, ["spec", "containers" | "initContainers", "ports"]) => CONTAINER_PORT,
         (Kind::Pod, ["status"]) => POD_STATUS,
-        (Kind::Pod, ["status", "conditions"]) => CONDITION,
         (Kind::Pod, ["status", "podIPs"]) => POD_IP,
         (Kind::Service, ["spec"]) => SERVICE_SPEC,
         (Kind::Service, ["spec", "ports"]) => SERVICE_PORT,

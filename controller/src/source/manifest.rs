@@ -2,8 +2,10 @@
 //! line and column. Nothing in a file is skipped in silence: unknown kinds, unknown fields and bad values are errors.
 //! Which file it is, and what stays in force after an error, is `directory`'s business.
 
-use lacewing_crds::{EndpointSlice, Kind, Namespace, Object, Pod, Service};
-use serde::{Deserialize, de::DeserializeOwned};
+mod typed;
+
+use lacewing_crds::{Kind, Object};
+use serde::{Deserialize, de::DeserializeSeed};
 use serde_yaml::Spanned;
 
 use super::{
@@ -12,13 +14,16 @@ use super::{
     validate::validate,
 };
 use crate::nearest::nearest;
+use typed::Shape;
 
-/// Most documents in one file.
+/// Most documents in one file, and most items in one `List`.
 pub const DOCUMENTS_MAX: usize = 10_000;
+/// The kind of a document that holds other objects, as `kubectl get -o yaml` writes it.
+const LIST: &str = "List";
 /// Longest value from a file, in bytes, that an error repeats.
 const QUOTED_MAX: usize = 120;
 
-/// An object and the line, from 1, on which its document starts.
+/// An object and the line, from 1, on which its document (in a `List`: the item's `apiVersion` or `kind`) starts.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Parsed {
     pub object: Object,
@@ -45,9 +50,7 @@ pub fn parse(text: &str) -> Result<Vec<Parsed>, ManifestError> {
             let cause = format!("more than {DOCUMENTS_MAX} documents: split the file");
             return Err(document.error(None, cause));
         }
-        if let Some(object) = document.read()? {
-            objects.push(Parsed { object, line: document.first_line + 1 });
-        }
+        objects.extend(document.read()?);
     }
     Ok(objects)
 }
@@ -91,6 +94,12 @@ struct Head {
     kind: Option<Spanned<String>>,
 }
 
+/// The part of a `List` that says what is in it.
+#[derive(Deserialize)]
+struct ListHead {
+    items: Option<Vec<Head>>,
+}
+
 impl Document<'_> {
     fn is_blank(&self) -> bool {
         self.text.lines().all(|line| {
@@ -99,19 +108,30 @@ impl Document<'_> {
         })
     }
 
-    /// The document's object; none for an explicit `null`.
-    fn read(&self) -> Result<Option<Object>, ManifestError> {
+    /// The document's objects; none for an explicit `null`.
+    fn read(&self) -> Result<Vec<Parsed>, ManifestError> {
         let head: Option<Head> = serde_yaml::from_str(self.text).map_err(|e| self.broken(&e))?;
-        let Some(head) = head else { return Ok(None) };
-        let kind = self.kind(&head)?;
-        let object = match kind {
-            Kind::Namespace => Object::Namespace(self.typed::<Namespace>(kind)?),
-            Kind::Pod => Object::Pod(self.typed::<Pod>(kind)?),
-            Kind::Service => Object::Service(self.typed::<Service>(kind)?),
-            Kind::EndpointSlice => Object::EndpointSlice(self.typed::<EndpointSlice>(kind)?),
+        let Some(head) = head else { return Ok(Vec::new()) };
+        if head.kind.as_ref().is_some_and(|kind| kind.value == LIST) {
+            return self.list();
+        }
+        let objects = self.objects(Shape::One(self.kind(&head)?))?;
+        Ok(objects.into_iter().map(|object| Parsed { object, line: self.first_line + 1 }).collect())
+    }
+
+    fn list(&self) -> Result<Vec<Parsed>, ManifestError> {
+        let head: ListHead = serde_yaml::from_str(self.text).map_err(|e| self.broken(&e))?;
+        let heads = head.items.unwrap_or_default();
+        if heads.len() > DOCUMENTS_MAX {
+            return Err(self.error(None, format!("more than {DOCUMENTS_MAX} items: split the list")));
+        }
+        let kinds = heads.iter().map(|head| self.kind(head)).collect::<Result<Vec<_>, _>>()?;
+        let line = |head: &Head| {
+            let said = head.kind.iter().chain(&head.api_version).map(|value| value.referenced.line());
+            self.first_line + said.min().unwrap_or(1)
         };
-        validate(&object).map_err(|(path, why)| self.error(locate::locate(self.text, &path), why))?;
-        Ok(Some(object))
+        let objects = self.objects(Shape::List(&kinds))?.into_iter();
+        Ok(objects.zip(&heads).map(|(object, head)| Parsed { object, line: line(head) }).collect())
     }
 
     fn kind(&self, head: &Head) -> Result<Kind, ManifestError> {
@@ -134,18 +154,28 @@ impl Document<'_> {
         }
     }
 
-    /// Reads the document as `T`, and refuses fields that neither `T` nor Kubernetes knows.
-    fn typed<T: DeserializeOwned>(&self, kind: Kind) -> Result<T, ManifestError> {
+    /// Reads what is in the document, and refuses fields that neither we nor Kubernetes know, and bad values.
+    fn objects(&self, shape: Shape<'_>) -> Result<Vec<Object>, ManifestError> {
         let mut ignored = Vec::new();
         let read = serde_yaml::with_deserializer_from_str(self.text, |deserializer| {
-            serde_ignored::deserialize(deserializer, |path| ignored.push(steps(&path)))
+            let mut note = |path: serde_ignored::Path<'_>| ignored.push(steps(&path));
+            shape.deserialize(serde_ignored::Deserializer::new(deserializer, &mut note))
         });
-        let object = read.map_err(|e| self.broken(&e))?;
-        let unknown = ignored.into_iter().find_map(|path| Some((unknown_field(kind, &path)?, path)));
-        match unknown {
-            Some((cause, path)) => Err(self.error(locate::locate(self.text, &path), cause)),
-            None => Ok(object),
+        let objects = read.map_err(|e| self.broken(&e))?;
+        if let Some((cause, path)) = ignored.into_iter().find_map(|path| Some((unknown_field(shape, &path)?, path))) {
+            return Err(self.error(locate::locate(self.text, &path), cause));
         }
+        for (number, object) in objects.iter().enumerate() {
+            validate(object).map_err(|(below, why)| {
+                let mut path = match shape {
+                    Shape::One(_) => Vec::new(),
+                    Shape::List(_) => vec![Step::from("items"), Step::from(number)],
+                };
+                path.extend(below);
+                self.error(locate::locate(self.text, &path), why)
+            })?;
+        }
+        Ok(objects)
     }
 
     /// An error of the YAML reader.
@@ -162,11 +192,16 @@ impl Document<'_> {
 }
 
 /// Why the field at `path`, which no slim type reads, is a mistake; none if Kubernetes knows it.
-fn unknown_field(kind: Kind, path: &[Step]) -> Option<String> {
+fn unknown_field(shape: Shape<'_>, path: &[Step]) -> Option<String> {
+    let (kind, below) = match (shape, path) {
+        (Shape::One(kind), _) => (Some(kind), path),
+        (Shape::List(kinds), [Step::Key(_), Step::Index(number), below @ ..]) => (kinds.get(*number).copied(), below),
+        (Shape::List(_), _) => (None, path),
+    };
     let names: Vec<&str> =
-        path.iter().filter_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None }).collect();
+        below.iter().filter_map(|step| if let Step::Key(key) = step { Some(&**key) } else { None }).collect();
     let (leaf, parent) = names.split_last()?;
-    let known = fields::below(kind, parent);
+    let known = kind.map_or(fields::LIST, |kind| fields::below(kind, parent));
     if known.contains(leaf) {
         return None;
     }

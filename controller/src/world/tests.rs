@@ -38,21 +38,38 @@ fn lookups_follow_what_is_applied_and_removed() {
     let web = Name::new("a", "web");
     assert_eq!(world.service_by_ip(ip("10.96.0.1")).unwrap().0, &web);
     assert_eq!(world.slices_of(&web).count(), 1);
-    assert_eq!(world.pods_by_ip(ip("10.0.0.1")).count(), 1);
+    assert_eq!(world.namespaces_with_service("web").collect::<Vec<_>>(), ["a"]);
 
-    let mut pod = world.pod(&Name::new("a", "web-1")).unwrap().clone();
-    pod.status.pod_ip = Some(ip("10.0.0.2"));
-    world.apply(Object::Pod(pod));
-    assert_eq!(world.pods_by_ip(ip("10.0.0.1")).count(), 0, "the old address must be forgotten");
-    assert_eq!(world.pods_by_ip(ip("10.0.0.2")).count(), 1);
+    let mut service = world.service(&web).unwrap().clone();
+    service.spec.cluster_ip.0 = Some(ip("10.96.0.2"));
+    world.apply(Object::Service(service));
+    assert!(world.service_by_ip(ip("10.96.0.1")).is_none(), "the old address must be forgotten");
+    assert_eq!(world.service_by_ip(ip("10.96.0.2")).unwrap().0, &web);
 
     for (kind, name) in [(Kind::Pod, "web-1"), (Kind::Service, "web"), (Kind::EndpointSlice, "web-x")] {
         world.remove(&ObjectKey { kind, name: Name::new("a", name) });
         assert_eq!(world.count(kind), 0);
     }
-    assert!(world.service_by_ip(ip("10.96.0.1")).is_none());
+    assert!(world.service_by_ip(ip("10.96.0.2")).is_none());
     assert_eq!(world.slices_of(&web).count(), 0);
-    assert!(world.pods_by_ip.0.is_empty() && world.services_by_ip.0.is_empty() && world.slices_by_service.0.is_empty());
+    assert!(
+        world.services_by_name.0.is_empty()
+            && world.services_by_ip.0.is_empty()
+            && world.slices_by_service.0.is_empty()
+    );
+}
+
+#[test]
+fn services_are_found_by_namespace_and_by_name() {
+    let names = ["a/web", "a/x", "a-b/web", "b/y", "b/z"].map(|name| name.split_once('/').unwrap());
+    let yaml = names.map(|(space, name)| {
+        format!("apiVersion: v1\nkind: Service\nmetadata: {{name: {name}, namespace: {space}}}\n---\n")
+    });
+    let world = world(&yaml.concat());
+    let within = |space: &str| world.services_in(space).map(|(name, _)| name.name.clone()).collect::<Vec<_>>();
+    assert_eq!((within("a"), within("a-b"), within("")), (vec!["web".into(), "x".into()], vec!["web".into()], vec![]));
+    assert_eq!(world.namespaces_with_services().collect::<Vec<_>>(), ["a", "a-b", "b"]);
+    assert_eq!(world.namespaces_with_service("web").collect::<Vec<_>>(), ["a", "a-b"]);
 }
 
 #[test]

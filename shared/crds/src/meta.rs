@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use crate::nullable;
+use crate::{nullable, texts};
 
 /// The part of `metadata` that the mesh reads.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -14,16 +14,13 @@ pub struct ObjectMeta {
     pub name: String,
     /// Absent for cluster-wide objects, and in manifests that leave it to the default namespace.
     pub namespace: Option<String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "texts")]
     pub labels: BTreeMap<String, String>,
-    #[serde(deserialize_with = "nullable")]
+    #[serde(deserialize_with = "texts")]
     pub annotations: BTreeMap<String, String>,
     pub uid: Option<String>,
-    pub resource_version: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub owner_references: Vec<OwnerReference>,
-    /// Set once deletion was asked for: the object is on its way out.
-    pub deletion_timestamp: Option<String>,
 }
 
 impl ObjectMeta {

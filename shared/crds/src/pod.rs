@@ -17,9 +17,12 @@ pub struct Pod {
 }
 
 impl Pod {
-    /// The service account, `default` where the manifest names none.
+    /// The service account, `default` where the manifest names none. As in Kubernetes, the old name of the field counts
+    /// where the new one is empty.
     pub fn service_account(&self) -> &str {
-        self.spec.service_account_name.as_deref().filter(|name| !name.is_empty()).unwrap_or("default")
+        let PodSpec { service_account_name, service_account, .. } = &self.spec;
+        let mut names = [service_account_name, service_account].into_iter().filter_map(Option::as_deref);
+        names.find(|name| !name.is_empty()).unwrap_or("default")
     }
 
     /// Every address of the pod, each once.
@@ -40,7 +43,8 @@ impl Pod {
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSpec {
     pub service_account_name: Option<String>,
-    pub node_name: Option<String>,
+    /// The old name of `serviceAccountName`, still written by many: see [`Pod::service_account`].
+    pub service_account: Option<String>,
     /// The pod has the node's addresses, and so no identity of its own by address.
     #[serde(deserialize_with = "nullable")]
     pub host_network: bool,
@@ -48,8 +52,6 @@ pub struct PodSpec {
     pub containers: Vec<Container>,
     #[serde(deserialize_with = "nullable")]
     pub init_containers: Vec<Container>,
-    /// In seconds.
-    pub termination_grace_period_seconds: Option<u64>,
 }
 
 /// A container: its name and the ports that it declares.
@@ -88,22 +90,10 @@ pub struct PodStatus {
     pub pod_ip: Option<IpAddr>,
     #[serde(rename = "podIPs", deserialize_with = "nullable")]
     pub pod_ips: Vec<PodIp>,
-    pub phase: Option<String>,
-    #[serde(deserialize_with = "nullable")]
-    pub conditions: Vec<Condition>,
 }
 
 /// One of a pod's addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct PodIp {
     pub ip: IpAddr,
-}
-
-/// A condition, such as `Ready: True`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Condition {
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub status: String,
 }

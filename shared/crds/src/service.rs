@@ -75,13 +75,23 @@ pub struct ServicePort {
     pub port: u16,
     #[serde(default)]
     pub name: Option<String>,
-    #[serde(default)]
+    /// Absent: the same number as `port`.
+    #[serde(default, deserialize_with = "target_port")]
     pub target_port: Option<PortTarget>,
     #[serde(default, deserialize_with = "nullable")]
     pub protocol: Transport,
     /// What is spoken on this port, such as `http` or `kubernetes.io/h2c`.
     #[serde(default)]
     pub app_protocol: Option<String>,
+}
+
+/// Reads a `targetPort`, of which Kubernetes takes `0` and the empty name for absent.
+fn target_port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PortTarget>, D::Error> {
+    let given: Option<PortTarget> = Option::deserialize(deserializer)?;
+    Ok(given.filter(|target| match target {
+        PortTarget::Number(number) => *number != 0,
+        PortTarget::Name(name) => !name.is_empty(),
+    }))
 }
 
 /// The container port behind a Service's port, by number or by name.
@@ -107,8 +117,8 @@ impl Visitor<'_> for PortTargetVisitor {
     }
 
     fn visit_u64<E: Error>(self, number: u64) -> Result<PortTarget, E> {
-        let port = u16::try_from(number).ok().filter(|port| *port != 0);
-        port.map(PortTarget::Number).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
+        let port = u16::try_from(number).map(PortTarget::Number);
+        port.map_err(|_| E::invalid_value(serde::de::Unexpected::Unsigned(number), &self))
     }
 
     fn visit_i64<E: Error>(self, number: i64) -> Result<PortTarget, E> {
@@ -118,9 +128,6 @@ impl Visitor<'_> for PortTargetVisitor {
     }
 
     fn visit_str<E: Error>(self, name: &str) -> Result<PortTarget, E> {
-        if name.is_empty() {
-            return Err(E::invalid_value(serde::de::Unexpected::Str(name), &self));
-        }
         Ok(PortTarget::Name(name.to_owned()))
     }
 }

@@ -59,7 +59,6 @@ pub struct Endpoint {
     pub conditions: EndpointConditions,
     pub target_ref: Option<TargetRef>,
     pub zone: Option<String>,
-    pub node_name: Option<String>,
 }
 
 /// The state of an endpoint. Absent `ready` means ready, as the API says.
@@ -67,7 +66,6 @@ pub struct Endpoint {
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointConditions {
     pub ready: Option<bool>,
-    pub serving: Option<bool>,
     pub terminating: Option<bool>,
 }
 

@@ -47,14 +47,37 @@ fn reads_a_service_as_kubernetes_writes_it() {
 }
 
 #[test]
+fn empty_values_are_what_kubernetes_makes_of_them() {
+    for target in ["0", "\"\"", "null"] {
+        let service: Service = read(&format!(r#"{{"spec":{{"ports":[{{"port":80,"targetPort":{target}}}]}}}}"#));
+        assert_eq!(service.spec.ports[0].target_port, None, "{target}");
+    }
+    let pod: Pod = read(r#"{"metadata":{"labels":{"a":null,"b":"x"},"annotations":{"note":null}}}"#);
+    assert_eq!((pod.metadata.label("a"), pod.metadata.label("b")), (Some(""), Some("x")));
+    assert_eq!(pod.metadata.annotation("note"), Some(""));
+}
+
+#[test]
+fn the_old_name_of_the_service_account_counts_where_the_new_one_is_empty() {
+    for (spec, account) in [
+        (r#"{"serviceAccount":"old"}"#, "old"),
+        (r#"{"serviceAccountName":"","serviceAccount":"old"}"#, "old"),
+        (r#"{"serviceAccountName":"new","serviceAccount":"old"}"#, "new"),
+        (r#"{"serviceAccountName":null,"serviceAccount":null}"#, "default"),
+    ] {
+        let pod: Pod = read(&format!(r#"{{"spec":{spec}}}"#));
+        assert_eq!(pod.service_account(), account, "{spec}");
+    }
+}
+
+#[test]
 fn refuses_values_that_no_cluster_could_hold() {
     for bad in [
         r#"{"spec":{"clusterIP":"web"}}"#,
         r#"{"spec":{"ports":[{"port":70000}]}}"#,
         r#"{"spec":{"ports":[{"targetPort":80}]}}"#,
-        r#"{"spec":{"ports":[{"port":80,"targetPort":0}]}}"#,
         r#"{"spec":{"ports":[{"port":80,"targetPort":-1}]}}"#,
-        r#"{"spec":{"ports":[{"port":80,"targetPort":""}]}}"#,
+        r#"{"spec":{"ports":[{"port":80,"targetPort":65536}]}}"#,
         r#"{"spec":{"ports":[{"port":80,"protocol":"tcp"}]}}"#,
     ] {
         assert!(serde_json::from_str::<Service>(bad).is_err(), "{bad}");

@@ -20,10 +20,26 @@ const DIGITAL_SIGNATURE: u8 = 0x80;
 const KEY_CERT_SIGN: u8 = 0x04;
 const CRL_SIGN: u8 = 0x02;
 
+/// What is known of the peer of a finished handshake.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerCertificate {
+    pub id: SpiffeId,
+    /// Last second, in unix time, in which its certificate holds.
+    pub not_after: u64,
+}
+
+/// Reads the first of the certificates that the peer of a finished handshake presented.
+///
+/// # Errors
+/// There is none, or it is no workload's.
+pub fn peer_certificate(certificates: &[CertificateDer<'_>]) -> Result<PeerCertificate, Error> {
+    let leaf = certificates.first().ok_or_else(|| Error::Svid("the peer presented no certificate".into()))?;
+    Svid::parse(leaf).map(|svid| PeerCertificate { id: svid.id, not_after: svid.validity.not_after })
+}
+
 /// Who the peer of a finished handshake is: the identity in the first certificate that it presented.
 pub fn peer_id(certificates: &[CertificateDer<'_>]) -> Result<SpiffeId, Error> {
-    let leaf = certificates.first().ok_or_else(|| Error::Svid("the peer presented no certificate".into()))?;
-    Svid::parse(leaf).map(|svid| svid.id)
+    peer_certificate(certificates).map(|peer| peer.id)
 }
 
 /// What the mesh reads from a workload's certificate.
@@ -151,4 +167,18 @@ fn has_both_usages(extension: Extension<'_>) -> bool {
         client |= oid == CLIENT_AUTH;
     }
     server && client
+}
+
+#[cfg(all(test, feature = "issue"))]
+mod tests {
+    use super::*;
+    use crate::testing::{DAY, NOW, authority, id, leaf};
+
+    #[test]
+    fn a_peer_is_known_by_its_name_and_until_when() {
+        let leaf = leaf(&authority("cluster.local"), "web");
+        let peer = peer_certificate(leaf.chain()).unwrap();
+        assert_eq!(peer, PeerCertificate { id: id("test", "web"), not_after: NOW + DAY });
+        assert!(peer_certificate(&[]).is_err());
+    }
 }

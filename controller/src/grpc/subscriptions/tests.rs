@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::{
     destination::Backend,
-    publish::Publisher,
+    publish::{Publisher, QUERIES_PER_IDENTITY_MAX},
     source::{Change, manifest},
 };
 use lacewing_identity::TrustDomain;
@@ -46,6 +46,11 @@ impl Fixture {
     fn new() -> Self {
         let publisher = Arc::new(Publisher::new(TrustDomain::parse("cluster.local").unwrap()));
         let peer = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
+        Self::with(publisher, peer)
+    }
+
+    /// A stream of this identity.
+    fn with(publisher: Arc<Publisher>, peer: SpiffeId) -> Self {
         let stream = Subscriptions::new(peer, publisher.clone(), EPOCH);
         Self { publisher, stream, held: BTreeMap::new() }
     }
@@ -201,14 +206,65 @@ fn subscriptions_are_capped_and_the_stream_goes_on() {
     let messages = fixture.drain();
     let [message] = &messages[..] else { panic!("{messages:?}") };
     assert_eq!(message.key, Some(one_more.to_wire()));
-    assert!(matches!(&message.answer, Some(WireAnswer::Refused(why)) if why.contains("1024 keys")));
+    assert!(matches!(&message.answer, Some(WireAnswer::Refused(why)) if why.contains("2048 keys")));
     fixture.stream.handle(request(Action::Unsubscribe(Key::Target("web-7:80".into()).to_wire())));
-    fixture.subscribe(&one_more);
+    // Nobody has to ask again.
     assert!(matches!(fixture.drain()[0].answer, Some(WireAnswer::Target(_))));
     assert_eq!(fixture.stream.len(), SUBSCRIPTIONS_MAX);
     fixture.subscribe(&one_more);
     assert_eq!(fixture.drain().len(), 1, "subscribing again starts over, and takes no second place");
     assert_eq!(fixture.stream.len(), SUBSCRIPTIONS_MAX);
+}
+
+#[test]
+fn one_identity_cannot_follow_everything_and_is_answered_when_room_returns() {
+    let mut fixture = Fixture::new();
+    fixture.apply("");
+    let another = |peer: &str| {
+        let peer = SpiffeId::parse(&format!("spiffe://cluster.local/ns/a/sa/{peer}")).unwrap();
+        Fixture::with(fixture.publisher.clone(), peer)
+    };
+    let mut greedy: Vec<Fixture> =
+        (0..QUERIES_PER_IDENTITY_MAX / SUBSCRIPTIONS_MAX).map(|_| another("greedy")).collect();
+    for (number, stream) in greedy.iter_mut().enumerate() {
+        for key in 0..SUBSCRIPTIONS_MAX {
+            stream.subscribe(&Key::Target(format!("web-{number}-{key}:80")));
+        }
+    }
+    let answer = |stream: &mut Fixture, key: &str| {
+        stream.subscribe(&Key::Target(key.into()));
+        stream.drain().remove(0).answer.unwrap()
+    };
+    let mut last = another("greedy");
+    let refused = answer(&mut last, "more:80");
+    assert!(matches!(&refused, WireAnswer::Refused(why) if why.contains("/sa/greedy follows 8192")), "{refused:?}");
+    assert!(
+        matches!(answer(&mut last, "web-0-0:80"), WireAnswer::Target(_)),
+        "what it follows elsewhere costs nothing"
+    );
+    last.subscribe(&Key::Trust);
+    assert_eq!(last.stream.len(), 2, "trust is never refused");
+    assert!(matches!(answer(&mut another("modest"), "more:80"), WireAnswer::Target(_)));
+
+    last.stream.retry();
+    assert!(last.drain().is_empty() && last.stream.is_waiting());
+    drop(greedy);
+    last.stream.retry();
+    assert!(matches!(last.drain()[0].answer, Some(WireAnswer::Target(_))) && !last.stream.is_waiting());
+}
+
+#[test]
+fn only_so_many_keys_wait_for_room() {
+    let mut fixture = Fixture::new();
+    for number in 0..=SUBSCRIPTIONS_MAX + WAITING_MAX {
+        fixture.subscribe(&Key::Target(format!("web-{number}:80")));
+    }
+    assert_eq!((fixture.stream.len(), fixture.stream.waiting.len()), (SUBSCRIPTIONS_MAX, WAITING_MAX));
+    let (_, why) = fixture.stream.refusals.pop_back().unwrap();
+    assert!(why.contains("ask again"), "{why}");
+    let gone = Key::Target(format!("web-{SUBSCRIPTIONS_MAX}:80"));
+    fixture.stream.handle(request(Action::Unsubscribe(gone.to_wire())));
+    assert_eq!(fixture.stream.waiting.len(), WAITING_MAX - 1, "who unsubscribes does not wait");
 }
 
 #[test]

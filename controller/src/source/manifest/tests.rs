@@ -20,6 +20,37 @@ fn reads_documents_and_counts_their_lines() {
 }
 
 #[test]
+fn the_items_of_a_list_are_objects_of_their_own() {
+    let item = |name: &str, more: &str| {
+        format!("- apiVersion: v1\n  kind: Pod\n  metadata:\n    name: {name}\n    resourceVersion: '1'\n{more}")
+    };
+    let service = "- apiVersion: v1\n  kind: Service\n  metadata: {name: web}\n  spec: {ports: [{port: 80}]}\n";
+    let list = |items: &str| {
+        format!("{POD}---\napiVersion: v1\nkind: List\nmetadata: {{resourceVersion: ''}}\nitems:\n{items}")
+    };
+    let parsed = parse(&list(&(item("a", "") + service + &item("b", "")))).unwrap();
+    let found: Vec<_> = parsed.iter().map(|p| (p.line, p.object.key().to_string())).collect();
+    let expected =
+        [(1, "Pod default/web-1"), (10, "Pod default/a"), (15, "Service default/web"), (19, "Pod default/b")];
+    assert_eq!(found, expected.map(|(line, key)| (line, key.to_owned())));
+    assert_eq!(parse("apiVersion: v1\nkind: List\nitems: null\n"), Ok(vec![]));
+    for (text, line, cause) in [
+        (
+            list(&(item("a", "") + &item("b", "  spce: {}\n"))),
+            20,
+            "unknown field \"items[1].spce\"; did you mean spec?",
+        ),
+        (list(&(service.to_owned() + &item("B", ""))), 17, "\"B\" is no name"),
+        (list("- {apiVersion: v1, kind: ConfigMap}\n"), 10, "\"ConfigMap\", only"),
+        (list(&item("a", "  spec: {containers: {}}\n")), 15, "expected a list here"),
+        (list("").replace("items", "itmes"), 9, "unknown field \"itmes\"; did you mean items?"),
+    ] {
+        let (found, _, why) = refused(&text);
+        assert!(found == line && why.contains(cause), "{text}: line {found}: {why}");
+    }
+}
+
+#[test]
 fn a_document_marker_inside_a_text_is_text() {
     let text = format!("{POD}  annotations:\n    note: |\n      ---\n      kind: Nonsense\n");
     assert_eq!(parse(&text).unwrap().len(), 1);
@@ -111,7 +142,21 @@ fn values_that_mean_nothing_are_refused_where_they_stand() {
         (format!("{service}  - {{port: 80, name: a}}\n  - {{port: 80, name: b}}\n"), 7, "twice"),
         (format!("{service}  - {{port: 80, name: a}}\n  - {{port: 81}}\n"), 5, "needs a name"),
         (format!("{service}  - {{port: 80, name: a}}\n  - {{port: 81, name: a}}\n"), 7, "two ports are named"),
-        (format!("{slice}}}\naddressType: IPv4\n"), 3, "kubernetes.io/service-name is missing"),
+        (format!("{POD}  labels:\n    config.lacewing.dev/inbound: strict\n"), 6, "reads annotations"),
+        (format!("{POD}  labels:\n    lacewing.dev/anything: x\n"), 6, "is no label of the mesh"),
+        (
+            "kind: Service\napiVersion: v1\nmetadata:\n  name: a\n  annotations: {config.lacewing.dev/inbound: strict}\n"
+                .to_owned(),
+            5,
+            "means nothing on a Service: write it on a Namespace or Pod",
+        ),
+        (
+            "kind: Namespace\napiVersion: v1\nmetadata:\n  name: a\n  annotations: {lacewing.dev/proxy-version: v1}\n"
+                .to_owned(),
+            5,
+            "write it on a Pod",
+        ),
+        (format!("{POD}spec:\n  serviceAccount: Web\n"), 6, "\"Web\" is no name"),
         (
             format!(
                 "{slice}, labels: {{kubernetes.io/service-name: web}}}}\naddressType: IPv4\nendpoints: [{{addresses: [web]}}]\n"
@@ -122,6 +167,23 @@ fn values_that_mean_nothing_are_refused_where_they_stand() {
     ] {
         let (found, _, cause) = refused(&text);
         assert!(found == line && cause.contains(part), "{text}: line {found}: {cause}");
+    }
+}
+
+#[test]
+fn what_kubernetes_takes_is_taken() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: a";
+    for text in [
+        format!("{POD}  annotations:\n    note:\n  labels:\n    a:\n    b: ~\n"),
+        "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec: {ports: [{port: 80, targetPort: 0}]}\n".to_owned(),
+        format!("{slice}}}\naddressType: IPv4\n"),
+        format!(
+            "{slice}, labels: {{kubernetes.io/service-name: a}}}}\naddressType: FQDN\nendpoints: [{{addresses: [a.example]}}]\n"
+        ),
+        format!("{POD}  resourceVersion: '1'\n  deletionTimestamp: null\nstatus: {{phase: Running}}\n"),
+        format!("{POD}spec: {{nodeName: n, terminationGracePeriodSeconds: 3, serviceAccount: web}}\n"),
+    ] {
+        assert_eq!(parse(&text).map(|parsed| parsed.len()), Ok(1), "{text}");
     }
 }
 
