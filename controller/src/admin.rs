@@ -23,6 +23,14 @@ use crate::{
 /// The exposition format that `prometheus-client` writes.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// What a browser or a tricked server cannot send across origins: lists that name workloads and files are given only
+/// to who sends it.
+const HEADER: &str = "l6g-admin";
+/// Most streams that `/streams` lists.
+pub const STREAMS_LISTED_MAX: usize = 1_000;
+/// Most errors, and most warnings, that `/errors` lists.
+pub const ERRORS_LISTED_MAX: usize = 1_000;
+
 /// How the source is doing.
 #[derive(Debug, Default)]
 pub struct SourceStatus {
@@ -45,11 +53,24 @@ pub struct Admin {
 
 /// The body of `/errors`.
 #[derive(Serialize)]
-struct Errors<'a> {
+struct Listing<'a> {
     /// Not in force as written.
     errors: &'a [SourceError],
     /// In force, but not all of it as written.
     warnings: Vec<Warning>,
+    /// How many errors and warnings there are that are not listed.
+    left_out: usize,
+}
+
+impl<'a> Listing<'a> {
+    /// The first [`ERRORS_LISTED_MAX`] of each.
+    fn of(errors: &'a [SourceError], mut warnings: Vec<Warning>) -> Self {
+        let all = errors.len() + warnings.len();
+        let errors = &errors[..errors.len().min(ERRORS_LISTED_MAX)];
+        warnings.truncate(ERRORS_LISTED_MAX);
+        let left_out = all - errors.len() - warnings.len();
+        Self { errors, warnings, left_out }
+    }
 }
 
 impl Admin {
@@ -61,7 +82,10 @@ impl Admin {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => self.ready(),
             "/metrics" => answer(StatusCode::OK, OPENMETRICS, self.metrics.render(&self.levels()).into()),
-            "/streams" => to_json(&self.streams.view()),
+            "/streams" | "/errors" if !request.headers().contains_key(HEADER) => {
+                text(StatusCode::FORBIDDEN, "send the header `l6g-admin: 1`, for example with curl -H 'l6g-admin: 1'\n")
+            }
+            "/streams" => self.streams(),
             "/errors" => self.errors(),
             _ => text(StatusCode::NOT_FOUND, "there are /live /ready /metrics /streams /errors\n"),
         }
@@ -83,9 +107,15 @@ impl Admin {
         self.identity.unready((self.now)())
     }
 
+    fn streams(&self) -> Answer {
+        let mut streams = self.streams.view();
+        streams.truncate(STREAMS_LISTED_MAX);
+        to_json(&streams)
+    }
+
     fn errors(&self) -> Answer {
         let warnings = self.publisher.with_world(|world| conditions::warnings(world, self.publisher.trust_domain()));
-        to_json(&Errors { errors: &self.source.lock().errors, warnings })
+        to_json(&Listing::of(&self.source.lock().errors, warnings))
     }
 
     fn levels(&self) -> Levels {
@@ -104,5 +134,25 @@ fn to_json(value: &impl Serialize) -> Answer {
     match serde_json::to_vec(value) {
         Ok(body) => json(body),
         Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_lists_are_cut_and_the_rest_is_counted() {
+        let error = |file: usize| SourceError {
+            file: format!("{file}.yaml"),
+            line: None,
+            column: None,
+            cause: "bad".to_owned(),
+            in_force: "nothing".to_owned(),
+        };
+        let errors: Vec<SourceError> = (0..ERRORS_LISTED_MAX + 3).map(error).collect();
+        let listed = Listing::of(&errors, Vec::new());
+        assert_eq!((listed.errors.len(), listed.left_out), (ERRORS_LISTED_MAX, 3));
+        assert_eq!(Listing::of(&errors[..2], Vec::new()).left_out, 0);
     }
 }

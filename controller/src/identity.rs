@@ -7,12 +7,16 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use lacewing_identity::{Authority, ClientAuth, Issued, SpiffeId, TrustBundle, TrustDomain, tls};
 use parking_lot::RwLock;
 use rustls::ServerConfig;
+use time::OffsetDateTime;
 
 use crate::files;
 
@@ -53,6 +57,10 @@ pub struct Identity {
     leaf_lifetime: u64,
     authority: RwLock<Arc<Authority>>,
     own: RwLock<Option<Own>>,
+    /// Without it the issuer is renewed elsewhere.
+    has_root_key: bool,
+    /// It was said that the issuer is to be renewed elsewhere.
+    warned: AtomicBool,
 }
 
 /// The controller's own certificate in use.
@@ -60,6 +68,7 @@ struct Own {
     tls: Arc<ServerConfig>,
     /// Unix seconds.
     renew_at: u64,
+    not_before: u64,
     not_after: u64,
 }
 
@@ -91,13 +100,16 @@ impl Identity {
         let authority = Authority::from_pem(trust_domain, &text)
             .map_err(|error| IdentityError::Authority { path: path.clone(), error })?;
         let bundle = state_dir.join(BUNDLE_FILE);
-        files::replace(&bundle, authority.bundle().to_pem().as_bytes()).map_err(file(&bundle))?;
+        files::replace_unflushed(&bundle, authority.bundle().to_pem().as_bytes()).map_err(file(&bundle))?;
+        let has_root_key = has_root_key(&authority);
         Ok(Self {
             authority_path: path,
             own_id: SpiffeId::new(trust_domain, OWN_NAMESPACE, OWN_SERVICE_ACCOUNT)?,
             leaf_lifetime,
             authority: RwLock::new(Arc::new(authority)),
             own: RwLock::new(None),
+            has_root_key,
+            warned: AtomicBool::new(false),
         })
     }
 
@@ -136,8 +148,21 @@ impl Identity {
                 "the controller's certificate expired {} s ago and could not be renewed; see its log",
                 now - own.not_after
             )),
-            Some(_) => None,
+            Some(own) if own.not_before > now => Some(format!(
+                "the controller's certificate begins only in {} s; was the clock set back?",
+                own.not_before - now
+            )),
+            Some(_) => self.begins_later(now),
         }
+    }
+
+    /// Why nobody would take what the issuer signs, if it begins only after `now`.
+    fn begins_later(&self, now: u64) -> Option<String> {
+        let begin = issuer_not_before(&self.authority.read());
+        (begin > now).then(|| {
+            let path = self.authority_path.display();
+            format!("the issuer in {path} begins only in {} s; is this machine's clock right?", begin - now)
+        })
     }
 
     /// Renews the issuer and our own certificate if they are due at `now` (unix seconds), and says when to ask again.
@@ -146,15 +171,34 @@ impl Identity {
     /// # Errors
     /// What could not be renewed; what is there stays in use.
     pub fn renew_if_due(&self, now: u64, jitter: f64) -> Result<u64, IdentityError> {
-        let issuer = if self.authority.read().issuer_renew_at() <= now { self.renew_issuer(now) } else { Ok(()) };
-        let due = self.own.read().as_ref().is_none_or(|own| own.renew_at <= now);
+        let issuer = if self.issuer_due(now) { self.renew_issuer(now) } else { Ok(()) };
+        // A certificate of the future is one from before the clock was set back.
+        let due = self.own.read().as_ref().is_none_or(|own| own.renew_at <= now || own.not_before > now);
         if due {
             self.renew_own(now, jitter)?;
         }
         // Our own certificate matters more than the issuer's renewal, which has half a year to succeed.
         issuer?;
         let own = self.own.read().as_ref().map_or(now, |own| own.renew_at);
-        Ok(own.min(self.authority.read().issuer_renew_at()))
+        Ok(if self.has_root_key { own.min(self.authority.read().issuer_renew_at()) } else { own })
+    }
+
+    /// Whether the issuer should be renewed at `now`. Without the root's key that is the operator's work, who is told.
+    fn issuer_due(&self, now: u64) -> bool {
+        let (due, end) = {
+            let authority = self.authority.read();
+            (authority.issuer_renew_at() <= now || issuer_not_before(&authority) > now, authority.issuer_not_after())
+        };
+        if due && !self.has_root_key && !self.warned.swap(true, Ordering::Relaxed) {
+            let end = i64::try_from(end).ok().and_then(|end| OffsetDateTime::from_unix_timestamp(end).ok());
+            let end = end.map_or_else(|| "a time beyond all calendars".to_owned(), |end| end.date().to_string());
+            tracing::warn!(
+                file = %self.authority_path.display(), %end,
+                "the issuer is due for renewal, but the root's key is not here: sign a new issuer where that key is \
+                 kept, put it into the file before the end, and restart"
+            );
+        }
+        due && self.has_root_key
     }
 
     fn renew_issuer(&self, now: u64) -> Result<(), IdentityError> {
@@ -171,10 +215,27 @@ impl Identity {
         let leaf = authority.issue_own(&self.own_id, now, self.leaf_lifetime)?;
         // Callers of `Certify` have no certificate yet, so one is asked for but not required; `Watch` checks.
         let tls = tls::server_config(&leaf, authority.bundle(), ClientAuth::Optional, ALPN)?;
-        *self.own.write() = Some(Own { tls, renew_at: leaf.renew_at(jitter), not_after: leaf.not_after() });
+        *self.own.write() = Some(Own {
+            tls,
+            renew_at: leaf.renew_at(jitter),
+            not_before: leaf.not_before(),
+            not_after: leaf.not_after(),
+        });
         tracing::info!(id = %self.own_id, not_after = leaf.not_after(), "issued the controller's own certificate");
         Ok(())
     }
+}
+
+/// The root's key is there if a key beside the issuer's is.
+fn has_root_key(authority: &Authority) -> bool {
+    let text = authority.to_pem();
+    text.lines().filter(|line| line.starts_with("-----BEGIN") && line.ends_with("PRIVATE KEY-----")).count() > 1
+}
+
+/// When the issuer begins, in unix seconds, to one second: its renewal is due half-way from there to its end.
+fn issuer_not_before(authority: &Authority) -> u64 {
+    let (middle, end) = (authority.issuer_renew_at(), authority.issuer_not_after());
+    middle.saturating_sub(end.saturating_sub(middle))
 }
 
 #[cfg(test)]
@@ -233,6 +294,59 @@ mod tests {
         assert!(!Arc::ptr_eq(&identity.tls().unwrap(), &first));
         assert_eq!(identity.unready(next), None);
         assert!(identity.unready(next + 2 * DAY).unwrap().contains("expired"));
+    }
+
+    /// An authority as an operator leaves it who keeps the root's key elsewhere.
+    fn without_root_key(temp: &TempDir) -> Identity {
+        open(temp);
+        let path = temp.0.join("state").join(AUTHORITY_FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        let sections: Vec<&str> = text.split_inclusive("-----END PRIVATE KEY-----\n").collect();
+        assert_eq!(sections.len(), 2, "root's certificate and key, issuer's certificate and key");
+        let root = sections[0].split("-----BEGIN PRIVATE KEY-----").next().unwrap();
+        fs::write(&path, format!("{root}{}", sections[1])).unwrap();
+        open(temp)
+    }
+
+    #[test]
+    fn without_the_roots_key_the_issuer_serves_to_its_end() {
+        let temp = TempDir::new();
+        let identity = without_root_key(&temp);
+        let before = fs::read_to_string(temp.0.join("state").join(AUTHORITY_FILE)).unwrap();
+        let late = NOW + 300 * DAY;
+        let next = identity.renew_if_due(late, 0.0).unwrap();
+        assert!(next > late, "the next renewal is that of the own certificate");
+        assert!(identity.warned.load(Ordering::Relaxed) && identity.unready(late).is_none());
+        assert_eq!(fs::read_to_string(temp.0.join("state").join(AUTHORITY_FILE)).unwrap(), before);
+        assert!(identity.renew_if_due(NOW + 400 * DAY, 0.0).is_err(), "an own certificate needs a living issuer");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_is_noticed() {
+        let temp = TempDir::new();
+        let identity = open(&temp);
+        identity.renew_if_due(NOW + 2 * DAY, 0.0).unwrap();
+        let first = identity.tls().unwrap();
+        assert!(identity.unready(NOW).unwrap().contains("clock set back"));
+        identity.renew_if_due(NOW, 0.0).unwrap();
+        assert!(!Arc::ptr_eq(&identity.tls().unwrap(), &first));
+        assert_eq!(identity.unready(NOW), None);
+        // Hours before the root was made are within what root and issuer allow for.
+        identity.renew_if_due(NOW - DAY / 2, 0.0).unwrap();
+        assert_eq!(identity.unready(NOW - DAY / 2), None);
+    }
+
+    #[test]
+    fn an_issuer_of_the_future_is_reported_or_replaced() {
+        let temp = TempDir::new();
+        let (early, identity) = (NOW - 9 * DAY, without_root_key(&temp));
+        identity.renew_if_due(early, 0.0).unwrap();
+        let why = identity.unready(early).unwrap();
+        assert!(why.contains("issuer") && why.contains(AUTHORITY_FILE), "{why}");
+        let temp = TempDir::new();
+        let identity = open(&temp);
+        identity.renew_if_due(early, 0.0).unwrap();
+        assert_eq!(identity.unready(early), None);
     }
 
     #[test]

@@ -54,18 +54,19 @@ pub fn run(env: impl Fn(&str) -> Option<String>) -> ExitCode {
 fn block_on(config: Config) -> anyhow::Result<()> {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
-    runtime.block_on(Box::pin(async {
+    let outcome = runtime.block_on(Box::pin(async {
         let with_parent = config.exit_with_parent;
         let app = App::start(config).await?;
         let stop = async {
-            match signal::stop_requested(with_parent).await {
-                Ok(why) => tracing::info!(why, "asked to stop"),
-                Err(error) => {
-                    tracing::error!(%error, "no signals: LACEWING_EXIT_WITH_PARENT needs a pipe as standard input");
-                }
-            }
+            let why = signal::stop_requested(with_parent).await.context(
+                "cannot listen for the wish to stop; LACEWING_EXIT_WITH_PARENT needs a pipe as standard input",
+            )?;
+            tracing::info!(why, "asked to stop");
+            Ok(())
         };
-        app.serve(stop).await;
-        Ok(())
-    }))
+        app.serve(stop).await
+    }));
+    // A look at a directory that hangs (a network file system) must not keep us.
+    runtime.shutdown_background();
+    outcome
 }

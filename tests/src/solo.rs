@@ -61,7 +61,7 @@ impl Solo {
     pub fn new(servers: u8) -> Self {
         let (number, claim) = claim("127.2");
         let dir = std::env::temp_dir().join(format!("lacewing-solo-{}-{number}", std::process::id()));
-        for part in ["manifests", "logs", "tokens"] {
+        for part in ["manifests", "logs"] {
             fs::create_dir_all(dir.join(part)).expect("a directory");
         }
         let subnet = format!("127.2.{number}");

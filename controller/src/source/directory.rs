@@ -6,7 +6,7 @@
 //! good one. Changes go to `publish`, as one batch per look.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, Metadata},
     io::{self, Read},
     os::unix::fs::MetadataExt,
@@ -104,9 +104,12 @@ impl Directory {
         let mut changes = Vec::new();
         let mut changed = self.forget_missing(&listed, &mut changes);
         for (name, stamp) in &listed {
-            if self.files.get(name).is_none_or(|file| file.stamp != Some(*stamp)) {
-                self.read(name, *stamp);
-                changed = true;
+            match stamp {
+                Ok(stamp) if self.files.get(name).is_none_or(|file| file.stamp != Some(*stamp)) => {
+                    changed |= self.read(name, *stamp);
+                }
+                Ok(_) => {}
+                Err(cause) => self.unreadable(name, cause),
             }
         }
         if !changed && self.loaded && !mended {
@@ -124,7 +127,7 @@ impl Directory {
     }
 
     /// Takes the objects of files that are gone out of force.
-    fn forget_missing(&mut self, listed: &BTreeMap<String, Stamp>, changes: &mut Vec<Change>) -> bool {
+    fn forget_missing(&mut self, listed: &Listed, changes: &mut Vec<Change>) -> bool {
         let gone: Vec<String> = self.files.keys().filter(|name| !listed.contains_key(*name)).cloned().collect();
         for file in gone.iter().filter_map(|name| self.files.remove(name)) {
             for key in file.keys {
@@ -135,16 +138,33 @@ impl Directory {
         !gone.is_empty()
     }
 
-    /// Reads a new or changed file into a candidate, or notes why it cannot be.
-    fn read(&mut self, name: &str, stamp: Stamp) {
+    /// Notes that a file cannot be read; it is tried again at each look, as its stamp need not change when it can.
+    fn unreadable(&mut self, name: &str, cause: &str) {
+        let path = self.path.join(name);
+        let file = self.files.entry(name.to_owned()).or_default();
+        file.stamp = None;
+        file.candidate = None;
+        refuse(file, &path, ManifestError { line: None, column: None, cause: format!("cannot be read: {cause}") });
+    }
+
+    /// Reads a new or changed file into a candidate, or notes why it cannot be. Says whether it could be read.
+    fn read(&mut self, name: &str, stamp: Stamp) -> bool {
         let path = self.path.join(name);
         let file = self.files.entry(name.to_owned()).or_default();
         file.stamp = Some(stamp);
         file.candidate = None;
-        match read_text(&path, stamp).and_then(|text| manifest::parse(&text)) {
+        let text = match read_text(&path, stamp) {
+            Ok(text) => text,
+            Err(error) => {
+                self.unreadable(name, &error.to_string());
+                return false;
+            }
+        };
+        match text.and_then(|text| manifest::parse(&text)) {
             Ok(parsed) => file.candidate = Some(parsed),
             Err(error) => refuse(file, &path, error),
         }
+        true
     }
 
     /// Puts candidates in force, as long as one can be. An object that moves from file to file is taken out of the one
@@ -156,7 +176,7 @@ impl Directory {
             let before = waiting.len();
             let refused: Vec<(String, ManifestError)> =
                 waiting.into_iter().filter_map(|name| self.accept(&name, changes).map(|error| (name, error))).collect();
-            if refused.len() < before && !refused.is_empty() {
+            if !refused.is_empty() && (refused.len() < before || self.accept_together(changes)) {
                 continue;
             }
             for (name, error) in refused {
@@ -167,6 +187,44 @@ impl Directory {
             }
             return;
         }
+    }
+
+    /// Puts those candidates in force that wait for one another, as after two files swapped objects. Says whether any.
+    fn accept_together(&mut self, changes: &mut Vec<Change>) -> bool {
+        let group = self.good_together();
+        let mut left = Vec::new();
+        for name in &group {
+            let keys = self.files.get_mut(name).map(|file| std::mem::take(&mut file.keys)).unwrap_or_default();
+            for key in &keys {
+                self.in_force.remove(key);
+            }
+            left.extend(keys);
+        }
+        for name in &group {
+            self.accept(name, changes);
+        }
+        changes.extend(left.into_iter().filter(|key| !self.in_force.contains_key(key)).map(Change::Remove));
+        !group.is_empty()
+    }
+
+    /// The largest set of waiting files in whose objects nobody outside has a part; none if they share one themselves.
+    fn good_together(&self) -> BTreeSet<String> {
+        let mut group: BTreeMap<&String, Vec<ObjectKey>> = self
+            .files
+            .iter()
+            .filter_map(|(name, file)| Some((name, file.candidate.as_ref()?.iter().map(|p| p.object.key()).collect())))
+            .collect();
+        loop {
+            let members: BTreeSet<&String> = group.keys().copied().collect();
+            let free = |key: &ObjectKey| self.in_force.get(key).is_none_or(|there| members.contains(&there.file));
+            group.retain(|_, keys| keys.iter().all(free));
+            if group.len() == members.len() {
+                break;
+            }
+        }
+        let mut seen = BTreeSet::new();
+        let unique = group.values().flatten().all(|key| seen.insert(key));
+        if unique { group.into_keys().cloned().collect() } else { BTreeSet::new() }
     }
 
     /// Puts one file's candidate in force, unless it defines what is defined already.
@@ -198,8 +256,11 @@ impl Directory {
     }
 }
 
-/// The manifest files of the directory, by name.
-fn list(path: &Path) -> Result<BTreeMap<String, Stamp>, String> {
+/// Files by name, with their stamp or why there is none.
+type Listed = BTreeMap<String, Result<Stamp, String>>;
+
+/// The manifest files of the directory.
+fn list(path: &Path) -> Result<Listed, String> {
     let entries = fs::read_dir(path).map_err(|e| format!("cannot list the directory: {e}; see LACEWING_MANIFESTS"))?;
     let mut files = BTreeMap::new();
     for entry in entries {
@@ -207,10 +268,11 @@ fn list(path: &Path) -> Result<BTreeMap<String, Stamp>, String> {
         let name = entry.file_name();
         let Some(name) = name.to_str().filter(|name| is_manifest(name)) else { continue };
         match fs::metadata(entry.path()) {
-            Ok(metadata) => files.insert(name.to_owned(), Stamp::of(&metadata)),
+            Ok(metadata) => files.insert(name.to_owned(), Ok(Stamp::of(&metadata))),
             // Deleted since it was listed; a link to nowhere is the same as no file.
             Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-            Err(e) => return Err(format!("cannot look at {name}: {e}")),
+            // Only that file's trouble, as when a link points to itself.
+            Err(e) => files.insert(name.to_owned(), Err(e.to_string())),
         };
         if files.len() > FILES_MAX {
             return Err(format!("more than {FILES_MAX} manifest files: put several documents into one file"));
@@ -224,27 +286,27 @@ fn is_manifest(name: &str) -> bool {
     !name.starts_with('.') && matches!(extension, Some("yaml" | "yml"))
 }
 
-fn read_text(path: &Path, stamp: Stamp) -> Result<String, ManifestError> {
+/// The text of a file, or what is wrong with it; an error outside if that could not be found out.
+fn read_text(path: &Path, stamp: Stamp) -> io::Result<Result<String, ManifestError>> {
     let whole = |cause: String| ManifestError { line: None, column: None, cause };
     let too_large = || whole(format!("larger than {FILE_BYTES_MAX} bytes: split the file"));
     // A pipe would block us: only what is a file is opened.
-    if !fs::metadata(path).map_err(|e| whole(format!("cannot be read: {e}")))?.is_file() {
-        return Err(whole("is no file".to_owned()));
+    if !fs::metadata(path)?.is_file() {
+        return Ok(Err(whole("is no file".to_owned())));
     }
     if stamp.bytes > FILE_BYTES_MAX {
-        return Err(too_large());
+        return Ok(Err(too_large()));
     }
     let mut bytes = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|e| whole(format!("cannot be read: {e}")))?;
+    fs::File::open(path)?.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(too_large());
+        return Ok(Err(too_large()));
     }
-    String::from_utf8(bytes).map_err(|e| {
+    Ok(String::from_utf8(bytes).map_err(|e| {
         let good = &e.as_bytes()[..e.utf8_error().valid_up_to()];
         let line = good.split(|byte| *byte == b'\n').count() as u64;
         ManifestError { line: Some(line), column: None, cause: "not UTF-8: save the file as UTF-8".to_owned() }
-    })
+    }))
 }
 
 /// The first object of `candidate` that it defines twice, or that another file defines.

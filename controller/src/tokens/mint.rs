@@ -1,10 +1,12 @@
 //! Owns the token files of the directory source: one `<namespace>_<pod>.token` for each pod, as a kubelet would project
-//! it, written anew at half of its life and removed with its pod. Who may read them is the file system's business:
+//! it, written anew by half of its life and removed with its pod. Who may read them is the file system's business:
 //! they are for their owner only.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs, io,
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -15,14 +17,20 @@ use super::{
     AUDIENCE, Caller,
     jwt::{self, KEY_BYTES, Key},
 };
-use crate::{files, world::World};
+use crate::files;
 
 /// Life of a token, in seconds.
 pub const LIFETIME: u64 = 3_600;
+/// A token is renewed up to this long before half of its life, in seconds, each at another time: those of all pods are
+/// first made at once.
+pub const RENEW_SPREAD: u64 = LIFETIME / 10;
 /// What our files end with; others in the directory are left alone.
 const SUFFIX: &str = ".token";
 /// The key, in the state directory.
 const KEY_FILE: &str = "token.key";
+
+/// The pods that need a token, and their service accounts.
+pub type Pods = BTreeMap<Name, String>;
 
 /// Why token files cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -69,8 +77,9 @@ pub struct Minter {
 
 struct Minted {
     service_account: String,
-    /// Unix seconds.
+    /// Unix seconds, as is the other.
     at: u64,
+    renew_at: u64,
 }
 
 impl Minter {
@@ -85,12 +94,11 @@ impl Minter {
     ///
     /// # Errors
     /// The first file that could not be written or removed; the others are kept up all the same.
-    pub fn sync(&mut self, world: &World, now: u64) -> Result<(), MintError> {
-        let mut outcome = self.remove_others(world);
-        for (name, pod) in world.pods() {
-            let account = pod.service_account();
+    pub fn sync(&mut self, pods: &Pods, now: u64) -> Result<(), MintError> {
+        let mut outcome = self.remove_others(pods);
+        for (name, account) in pods {
             let fresh =
-                self.minted.get(name).is_some_and(|minted| minted.service_account == account && is_fresh(minted, now));
+                self.minted.get(name).is_some_and(|minted| minted.service_account == *account && is_fresh(minted, now));
             if !fresh {
                 outcome = outcome.and(self.mint(name, account, now));
             }
@@ -106,13 +114,14 @@ impl Minter {
         };
         let token = jwt::mint(&self.key, &caller, AUDIENCE, now, LIFETIME);
         let path = self.directory.join(file_name(name));
-        files::replace(&path, token.as_bytes()).map_err(|error| MintError { path, error })?;
-        self.minted.insert(name.clone(), Minted { service_account: caller.service_account, at: now });
+        files::replace_unflushed(&path, token.as_bytes()).map_err(|error| MintError { path, error })?;
+        let renew_at = now + LIFETIME / 2 - spread(name, now);
+        self.minted.insert(name.clone(), Minted { service_account: caller.service_account, at: now, renew_at });
         Ok(())
     }
 
-    fn remove_others(&mut self, world: &World) -> Result<(), MintError> {
-        let gone: Vec<Name> = self.minted.keys().filter(|name| world.pod(name).is_none()).cloned().collect();
+    fn remove_others(&mut self, pods: &Pods) -> Result<(), MintError> {
+        let gone: Vec<Name> = self.minted.keys().filter(|name| !pods.contains_key(*name)).cloned().collect();
         let mut outcome = Ok(());
         for name in gone {
             let path = self.directory.join(file_name(&name));
@@ -122,16 +131,16 @@ impl Minter {
             }
         }
         if !self.swept {
-            outcome = outcome.and(self.sweep(world));
+            outcome = outcome.and(self.sweep(pods));
             self.swept = outcome.is_ok();
         }
         outcome
     }
 
     /// Removes the tokens of pods that went away while no controller ran.
-    fn sweep(&self, world: &World) -> Result<(), MintError> {
+    fn sweep(&self, pods: &Pods) -> Result<(), MintError> {
         let failed = |error| MintError { path: self.directory.clone(), error };
-        let wanted: BTreeSet<String> = world.pods().map(|(name, _)| file_name(name)).collect();
+        let wanted: BTreeSet<String> = pods.keys().map(file_name).collect();
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
             let name = entry.map_err(failed)?.file_name();
             let Some(name) = name.to_str().filter(|name| name.ends_with(SUFFIX) && name.contains('_')) else {
@@ -147,7 +156,14 @@ impl Minter {
 
 fn is_fresh(minted: &Minted, now: u64) -> bool {
     // A clock that was set back makes `at` lie in the future: mint anew then, too.
-    minted.at <= now && now - minted.at < LIFETIME / 2
+    minted.at <= now && now < minted.renew_at
+}
+
+/// From 0 to [`RENEW_SPREAD`], even over pods and times.
+fn spread(name: &Name, now: u64) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&name.namespace, &name.name, now).hash(&mut hasher);
+    hasher.finish() % (RENEW_SPREAD + 1)
 }
 
 /// Names of Kubernetes hold no underscore, so two pods never share a file.
@@ -160,17 +176,12 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
-    use crate::{source::directory::tests::TempDir, world::tests::world};
+    use crate::source::directory::tests::TempDir;
 
     const NOW: u64 = 1_795_300_000;
 
-    fn pods(names: &[&str]) -> World {
-        let one = |name: &&str| {
-            format!(
-                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: a}}\nspec: {{serviceAccountName: web}}\n---\n"
-            )
-        };
-        world(&names.iter().map(one).collect::<String>())
+    fn pods(names: &[&str]) -> Pods {
+        names.iter().map(|name| (Name::new("a", *name), "web".to_owned())).collect()
     }
 
     #[test]
@@ -192,7 +203,7 @@ mod tests {
         let caller = jwt::verify(&key, &first, AUDIENCE, NOW + LIFETIME - 1).unwrap();
         assert_eq!((caller.pod.as_str(), caller.service_account.as_str()), ("one", "web"));
 
-        minter.sync(&pods(&["one"]), NOW + LIFETIME / 2 - 1).unwrap();
+        minter.sync(&pods(&["one"]), NOW + LIFETIME / 2 - RENEW_SPREAD - 1).unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), first, "still fresh");
         assert!(!directory.join("a_two.token").exists());
         minter.sync(&pods(&["one"]), NOW + LIFETIME / 2).unwrap();
@@ -206,14 +217,23 @@ mod tests {
         let temp = TempDir::new();
         let key = Arc::new(Key::new(&[7; KEY_BYTES]));
         let mut minter = Minter::new(temp.0.join("tokens"), key.clone()).unwrap();
-        let mut world = pods(&["one"]);
-        minter.sync(&world, NOW).unwrap();
-        let mut pod = world.pods().next().unwrap().1.clone();
-        pod.spec.service_account_name = Some("other".into());
-        world.apply(lacewing_crds::Object::Pod(pod));
-        minter.sync(&world, NOW).unwrap();
+        minter.sync(&pods(&["one"]), NOW).unwrap();
+        minter.sync(&Pods::from([(Name::new("a", "one"), "other".to_owned())]), NOW).unwrap();
         let token = fs::read_to_string(temp.0.join("tokens/a_one.token")).unwrap();
         assert_eq!(jwt::verify(&key, &token, AUDIENCE, NOW).unwrap().service_account, "other");
+    }
+
+    #[test]
+    fn tokens_made_at_once_are_renewed_one_after_the_other() {
+        let temp = TempDir::new();
+        let mut minter = Minter::new(temp.0.join("tokens"), Arc::new(Key::new(&[7; KEY_BYTES]))).unwrap();
+        let pods: Pods = (0..100).map(|n| (Name::new("a", format!("p{n}")), "web".to_owned())).collect();
+        minter.sync(&pods, NOW).unwrap();
+        let mut times: Vec<u64> = minter.minted.values().map(|minted| minted.renew_at).collect();
+        times.sort_unstable();
+        let half = NOW + LIFETIME / 2;
+        assert!(times[0] >= half - RENEW_SPREAD && times[99] <= half, "{times:?}");
+        assert!(times[75] - times[25] > RENEW_SPREAD / 4, "{times:?}");
     }
 
     #[test]

@@ -20,8 +20,11 @@ pub use request::MAX_CSR;
 use crate::svid::{Validity, validity};
 use crate::{Error, Leaf, SpiffeId, TrustBundle, TrustDomain, pem, tls};
 
-/// How long before "now" every certificate starts to hold, in seconds: clocks of nodes differ a little.
+/// How long before "now" a leaf starts to hold, in seconds: clocks of nodes differ a little.
 pub const BACKDATE: u64 = 60;
+/// How long before "now" a root and an issuer start to hold, in seconds: a clock that is set right by some hours after
+/// they were made must not put their begin into the future.
+pub const CA_BACKDATE: u64 = DAY;
 /// Life of a root, in seconds (10 years).
 pub const ROOT_LIFETIME: u64 = 3650 * DAY;
 /// Life of an issuer, in seconds (1 year).
@@ -259,7 +262,7 @@ fn serial() -> Result<[u8; 16], Error> {
 }
 
 fn lifetime(now: u64, seconds: u64) -> Validity {
-    Validity { not_before: now.saturating_sub(BACKDATE), not_after: now.saturating_add(seconds) }
+    Validity { not_before: now.saturating_sub(CA_BACKDATE), not_after: now.saturating_add(seconds) }
 }
 
 fn dates_of(certificate: &CertificateDer<'_>) -> Result<Validity, Error> {

@@ -189,3 +189,63 @@ fn too_many_files_change_nothing() {
     assert_eq!(source.poll(), None);
     assert!(source.errors()[0].cause.contains("more than 4096"), "{:?}", source.errors());
 }
+
+#[test]
+fn a_link_to_itself_is_an_error_of_that_file_only() {
+    let dir = TempDir::new();
+    let mut source = Directory::new(dir.0.clone());
+    std::os::unix::fs::symlink(dir.0.join("loop.yaml"), dir.0.join("loop.yaml")).unwrap();
+    dir.write("a.yaml", &pod("one"));
+    assert_eq!(source.poll().unwrap().len(), 1);
+    let errors = source.errors();
+    assert!(errors.len() == 1 && errors[0].file.ends_with("loop.yaml"), "{errors:?}");
+    assert_eq!(source.poll(), None, "what stays broken is no change");
+    dir.write("a.yaml", &pod("two"));
+    source.poll();
+    assert_eq!(in_force(&source), ["two"]);
+    dir.remove("loop.yaml");
+    source.poll();
+    assert!(source.errors().is_empty());
+}
+
+#[test]
+fn a_file_that_could_not_be_read_is_tried_again_with_the_same_stamp() {
+    let dir = TempDir::new();
+    let mut source = Directory::new(dir.0.clone());
+    dir.write("a.yaml", &pod("one"));
+    let stamp = Stamp::of(&fs::metadata(dir.0.join("a.yaml")).unwrap());
+    // It is not there for the read, and there again, the very same, for the next look.
+    fs::rename(dir.0.join("a.yaml"), dir.0.join("away")).unwrap();
+    assert!(!source.read("a.yaml", stamp));
+    assert!(source.errors()[0].cause.contains("cannot be read"));
+    assert_eq!(source.files["a.yaml"].stamp, None);
+    fs::rename(dir.0.join("away"), dir.0.join("a.yaml")).unwrap();
+    source.poll();
+    assert_eq!((in_force(&source), source.errors()), (vec!["one"], vec![]));
+}
+
+#[test]
+fn files_may_swap_their_objects() {
+    let dir = TempDir::new();
+    let mut source = Directory::new(dir.0.clone());
+    dir.write("a.yaml", &(pod("one") + &pod("gone")));
+    dir.write("b.yaml", &pod("two"));
+    dir.write("c.yaml", &pod("three"));
+    source.poll();
+    dir.write("a.yaml", &pod("two"));
+    dir.write("b.yaml", &pod("one"));
+    // Waits too, but for a file that does not change: it must not stop the others.
+    dir.write("d.yaml", &pod("three"));
+    let changes = source.poll().unwrap();
+    let removed: Vec<&Change> = changes.iter().filter(|change| matches!(change, Change::Remove(_))).collect();
+    assert_eq!(removed, [&Change::Remove(key("gone"))]);
+    assert_eq!(in_force(&source), ["one", "three", "two"]);
+    let errors = source.errors();
+    assert!(errors.len() == 1 && errors[0].file.ends_with("d.yaml"), "{errors:?}");
+    // Objects that are in two files after the swap stay where they were.
+    dir.remove("d.yaml");
+    dir.write("a.yaml", &(pod("one") + &pod("new")));
+    dir.write("b.yaml", &(pod("two") + &pod("new")));
+    source.poll();
+    assert_eq!((in_force(&source), source.errors().len()), (vec!["one", "three", "two"], 2));
+}
