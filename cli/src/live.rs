@@ -240,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn answers_silence_and_nonsense_are_told_apart() {
-        let listener = admin::bind(([127, 0, 0, 1], 0).into(), "test").await.expect("a port");
+        let listener = admin::bind(([127, 0, 0, 1], 0).into(), "test").expect("a port");
         let address = listener.local_addr().expect("bound");
         tokio::spawn(admin::serve(listener, answer));
         let mut pods = "127.1.202".parse::<Subnet>().expect("a subnet").pods();

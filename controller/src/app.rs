@@ -60,13 +60,13 @@ pub struct App {
 }
 
 impl App {
-    /// Builds every part and takes both ports.
+    /// Builds every part and takes both ports. Works only within a runtime.
     ///
     /// # Errors
     /// A port, a file or a directory cannot be used: which, and what to do.
-    pub async fn start(config: Config) -> Result<Self> {
-        let grpc = listen(config.grpc_addr, config::GRPC_ADDR).await?;
-        let admin_listener = listen(config.admin_addr, config::ADMIN_ADDR).await?;
+    pub fn start(config: Config) -> Result<Self> {
+        let grpc = listen(config.grpc_addr, config::GRPC_ADDR)?;
+        let admin_listener = listen(config.admin_addr, config::ADMIN_ADDR)?;
         let lifetime = config.leaf_lifetime.as_secs();
         let identity = Identity::open(&config.state_dir, &config.trust_domain, lifetime, clock::unix_now())?;
         let identity = Arc::new(identity);
@@ -172,8 +172,8 @@ fn ended_early(ended: Result<&'static str, JoinError>) -> Error {
     }
 }
 
-async fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener> {
-    let listener = bind(address, setting).await?;
+fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener> {
+    let listener = bind(address, setting)?;
     let address = listener.local_addr().context("a listener without an address")?;
     tracing::info!(%address, setting, "listening");
     Ok(listener)

@@ -6,7 +6,7 @@ use lacewing_crds::{AddressType, Kind, ObjectKey, labels::SERVICE_NAME};
 use lacewing_identity::TrustDomain;
 use serde::Serialize;
 
-use crate::{destination::Protocol, endpoints, policy, world::World};
+use crate::{destination::Protocol, endpoints, pods, policy, world::World};
 
 /// Most warnings that are listed at a time.
 pub const WARNINGS_MAX: usize = 1_000;
@@ -21,7 +21,7 @@ pub struct Warning {
 
 /// Everything that cannot be honoured as written, at most [`WARNINGS_MAX`].
 pub fn warnings(world: &World, trust_domain: &TrustDomain) -> Vec<Warning> {
-    services(world).chain(pods(world, trust_domain)).chain(slices(world)).take(WARNINGS_MAX).collect()
+    services(world).chain(pod_warnings(world, trust_domain)).chain(slices(world)).take(WARNINGS_MAX).collect()
 }
 
 fn services(world: &World) -> impl Iterator<Item = Warning> {
@@ -39,11 +39,11 @@ fn services(world: &World) -> impl Iterator<Item = Warning> {
     })
 }
 
-fn pods(world: &World, trust_domain: &TrustDomain) -> impl Iterator<Item = Warning> {
+fn pod_warnings(world: &World, trust_domain: &TrustDomain) -> impl Iterator<Item = Warning> {
     world.pods().flat_map(|(name, pod)| {
         let object = ObjectKey { kind: Kind::Pod, name: name.clone() }.to_string();
         let mode = policy::mode(world, name, pod).err().map(|bad| format!("{bad}; it counts as strict"));
-        let left_out = endpoints::why_left_out(trust_domain, name, pod);
+        let left_out = pods::why_left_out(trust_domain, name, pod);
         mode.into_iter().chain(left_out).map(move |message| Warning { object: object.clone(), message })
     })
 }

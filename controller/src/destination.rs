@@ -1,14 +1,22 @@
 //! Owns the meaning of an outbound target: which Service and port `host:port` or `ip:port` names, seen from one
-//! namespace, and what protocol the port declares. Pure: a [`World`] in, an answer out.
+//! namespace, or which pod an address belongs to, and what protocol is declared. Pure: a [`World`] in, an answer out.
 //!
 //! It refuses to guess: a name that is nothing is answered with the reason and the nearest name, never with something
-//! similar. The endpoints behind the answer are `endpoints`' business.
+//! similar; a pod that may have a proxy is never answered as one without. The endpoints behind a Service are
+//! `endpoints`' business.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use lacewing_crds::{Name, Service, ServicePort, labels};
+use lacewing_identity::TrustDomain;
 
-use crate::{nearest::nearest, world::World};
+use crate::{
+    endpoints::{self, Endpoint},
+    nearest::nearest,
+    pods::{self, Holder},
+    selection,
+    world::World,
+};
 
 /// The domain under which Services have names.
 pub const CLUSTER_DOMAIN: &str = "cluster.local";
@@ -27,6 +35,15 @@ pub enum Target {
         backend: Backend,
         protocol: Protocol,
     },
+    /// One pod, named by its address. It is the app's own choice, so the pod may be not ready or on its way out.
+    Pod {
+        endpoint: Box<Endpoint>,
+        /// The only port of a Service that leads there: its policy applies; or why none does, in words for an operator.
+        service: Result<Backend, String>,
+        protocol: Protocol,
+    },
+    /// Nothing that is known has this address: connections to it pass as they are.
+    Unknown,
     /// Nothing of that name: the reason, in words for an operator.
     NotFound(String),
 }
@@ -74,17 +91,39 @@ impl Protocol {
 }
 
 /// Finds what `target` names for a client in `namespace`.
-pub fn resolve(world: &World, namespace: &str, target: &str) -> Target {
-    find(world, namespace, target).unwrap_or_else(Target::NotFound)
+pub fn resolve(world: &World, trust_domain: &TrustDomain, namespace: &str, target: &str) -> Target {
+    find(world, trust_domain, namespace, target).unwrap_or_else(Target::NotFound)
 }
 
-fn find(world: &World, namespace: &str, target: &str) -> Result<Target, String> {
-    let (host, port) = parse(target)?;
-    let (name, service) = match host {
-        Host::Ip(ip) => world.service_by_ip(ip).ok_or_else(|| format!("no Service has the address {ip}"))?,
-        Host::Name(host) => by_name(world, namespace, &host)?,
+fn find(world: &World, trust_domain: &TrustDomain, namespace: &str, target: &str) -> Result<Target, String> {
+    match parse(target)? {
+        Parsed::Address(address) => match world.service_by_ip(address.ip()) {
+            Some((name, service)) => service_port(name, service, address.port()),
+            None => by_address(world, trust_domain, address),
+        },
+        Parsed::Name(host, port) => {
+            let (name, service) = by_name(world, namespace, &host)?;
+            service_port(name, service, port)
+        }
+    }
+}
+
+/// What is at an address that no Service has.
+fn by_address(world: &World, trust_domain: &TrustDomain, address: SocketAddr) -> Result<Target, String> {
+    let (name, pod) = match pods::holder(world, address.ip()) {
+        Holder::Nobody => return Ok(Target::Unknown),
+        Holder::One(name, pod) => (name, pod),
+        Holder::Several(pods) => return Err(pods::claimants(address.ip(), &pods)),
     };
-    if service.spec.kind.as_deref() == Some("ExternalName") {
+    let only = selection::only_backend(world, name, pod, address.port());
+    let protocol = only.as_ref().map_or(Protocol::Detect, |(_, protocol)| *protocol);
+    let service = only.map(|(backend, _)| backend);
+    let endpoint = endpoints::of_pod(world, trust_domain, (name, pod), address, service.as_ref())?;
+    Ok(Target::Pod { endpoint: Box::new(endpoint), service, protocol })
+}
+
+fn service_port(name: &Name, service: &Service, port: u16) -> Result<Target, String> {
+    if service.is_external_name() {
         let elsewhere = service.spec.external_name.as_deref().unwrap_or("nothing");
         return Err(format!("Service {name} only stands for the external name {elsewhere}: connect there"));
     }
@@ -96,21 +135,21 @@ fn find(world: &World, namespace: &str, target: &str) -> Result<Target, String> 
     })
 }
 
-enum Host {
-    Ip(IpAddr),
-    /// Lower case, without the dot at the end.
-    Name(String),
+enum Parsed {
+    /// In its canonical form: an IPv4 address in IPv6 clothes is still that address.
+    Address(SocketAddr),
+    /// Lower case, without the dot at the end; and the port.
+    Name(String, u16),
 }
 
-fn parse(target: &str) -> Result<(Host, u16), String> {
+fn parse(target: &str) -> Result<Parsed, String> {
     if target.len() > TARGET_BYTES_MAX {
         return Err(format!("the target is longer than {TARGET_BYTES_MAX} bytes"));
     }
     let malformed = || format!("{target:?} is not host:port with a port from 1 to 65535");
     if let Ok(address) = target.parse::<SocketAddr>() {
         let port = Some(address.port()).filter(|port| *port != 0).ok_or_else(malformed)?;
-        // An IPv4 address in IPv6 clothes is still that address.
-        return Ok((Host::Ip(address.ip().to_canonical()), port));
+        return Ok(Parsed::Address(SocketAddr::new(address.ip().to_canonical(), port)));
     }
     let (host, port) = target.rsplit_once(':').ok_or_else(malformed)?;
     // `parse` takes a plus sign; a port has none.
@@ -125,7 +164,7 @@ fn parse(target: &str) -> Result<(Host, u16), String> {
             "{host} is no host name: it is longer than {HOST_BYTES_MAX} bytes, or a part of it than {HOST_LABEL_BYTES_MAX}"
         ));
     }
-    Ok((Host::Name(host), port))
+    Ok(Parsed::Name(host, port))
 }
 
 /// The Service of a DNS name: `svc`, `svc.ns`, `svc.ns.svc`, `svc.ns.svc.cluster.local`.

@@ -1,26 +1,29 @@
-//! Owns the endpoints behind a backend: which addresses are ready, which workload each belongs to, and, for meshed
-//! pods, who must answer there. Pure: a [`World`] in, a sorted list out.
+//! Owns the endpoints behind a backend: which addresses are ready, and which pod is behind each. Pure: a [`World`] in,
+//! a sorted list out. What a pod is (who must answer, how it is reached) comes from `pods`.
 //!
 //! An identity is given only where it is certain. Where a pod may be meshed but that is not certain (it is not known
 //! yet, or says so in a way that cannot be honoured), the endpoint is left out: plain text is only for what is known
-//! to have no proxy.
+//! to have no proxy. What a slice does not say about an address, the pods that have it do.
 
 use std::{
     collections::BTreeMap,
-    net::{AddrParseError, IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
-use lacewing_crds::{
-    AddressType, Endpoint as SliceEndpoint, EndpointSlice, Kind, Name, Pod, Service, Transport, labels,
+use lacewing_crds::{AddressType, Endpoint as SliceEndpoint, EndpointSlice, Kind, Name, Pod, Service, Transport};
+use lacewing_identity::{SpiffeId, TrustDomain};
+
+use crate::{
+    destination::Backend,
+    pods::{self, Holder},
+    selection,
+    world::World,
 };
-use lacewing_identity::{SpiffeId, TrustDomain, sni};
 
-use crate::{destination::Backend, world::World};
-
-/// A ready endpoint.
+/// Where an app listens, and who must answer there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
-    /// Where the app listens; unique in a list.
+    /// Unique in a list.
     pub address: SocketAddr,
     pub namespace: String,
     /// Empty if no pod is known at the address.
@@ -52,15 +55,38 @@ pub fn endpoints(world: &World, trust_domain: &TrustDomain, backend: &Backend) -
     for slice in world.slices_of(&name).filter(|slice| slice.address_type != AddressType::Fqdn) {
         let Some(port) = slice_port(slice, port_name) else { continue };
         for listed in slice.endpoints.iter().filter(|listed| is_ready(service, listed)) {
-            for ip in listed.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()) {
-                let view = View { world, trust_domain, backend, listed };
-                if let Some(endpoint) = view.endpoint(SocketAddr::new(ip, port)) {
-                    keep(&mut found, endpoint);
+            for ip in addresses(listed) {
+                if let Some(endpoint) = offered(world, trust_domain, &name, listed, SocketAddr::new(ip, port)) {
+                    // While an endpoint moves between slices it is in both.
+                    found.entry(endpoint.address).or_insert(endpoint);
                 }
             }
         }
     }
     found.into_values().collect()
+}
+
+/// The endpoint at an address that belongs to this pod, as a list would have it, whether or not it is ready.
+///
+/// # Errors
+/// It must not be spoken to: why, in words for an operator.
+pub fn of_pod(
+    world: &World,
+    trust_domain: &TrustDomain,
+    (name, pod): (&Name, &Pod),
+    address: SocketAddr,
+    backend: Result<&Backend, &String>,
+) -> Result<Endpoint, String> {
+    let services = selection::services_of(world, name, pod);
+    let mut listed = services.flat_map(|(service, _)| world.slices_of(service)).flat_map(|slice| &slice.endpoints);
+    let zone = listed.find_map(|listed| {
+        let zone = listed.zone.as_deref()?;
+        // Names are compared first, as reading the addresses of a large Service takes its time.
+        let named = listed.target_ref.as_ref().is_none_or(|target| target.name == name.name);
+        (named && addresses(listed).any(|ip| ip == address.ip())).then_some(zone)
+    });
+    let service = backend.map(Backend::service_name);
+    pods::endpoint(trust_domain, (name, pod), address, zone, service.as_ref().map_err(|why| why.as_str()))
 }
 
 /// The number behind the Service's port in this slice.
@@ -74,129 +100,93 @@ fn is_ready(service: &Service, listed: &SliceEndpoint) -> bool {
     ready && listed.conditions.terminating != Some(true)
 }
 
-/// Keeps one endpoint for an address. While an endpoint moves between slices it is in both; what is known to be meshed
-/// wins.
-fn keep(found: &mut BTreeMap<SocketAddr, Endpoint>, endpoint: Endpoint) {
-    let known = found.get(&endpoint.address);
-    if known.is_none_or(|known| known.identity.is_none() && endpoint.identity.is_some()) {
-        found.insert(endpoint.address, endpoint);
-    }
+/// The addresses in their canonical form; host names are none.
+fn addresses(listed: &SliceEndpoint) -> impl Iterator<Item = IpAddr> {
+    listed.addresses.iter().filter_map(|address| Some(address.parse::<IpAddr>().ok()?.to_canonical()))
 }
 
-/// One endpoint of a slice, with what is needed to understand it.
-struct View<'a> {
-    world: &'a World,
-    trust_domain: &'a TrustDomain,
-    backend: &'a Backend,
-    listed: &'a SliceEndpoint,
-}
-
-impl View<'_> {
-    fn endpoint(&self, address: SocketAddr) -> Option<Endpoint> {
-        let zone = self.listed.zone.clone().unwrap_or_default();
-        let Some((name, pod)) = behind(self.world, &self.backend.namespace, self.listed, address.ip()).ok()? else {
-            return Some(Endpoint {
-                address,
-                namespace: self.backend.namespace.clone(),
-                pod: String::new(),
-                workload: String::new(),
-                service_account: String::new(),
-                zone,
-                identity: None,
-                direct: None,
-            });
-        };
-        let (identity, direct) = if is_meshed(pod) {
-            let identity = SpiffeId::new(self.trust_domain, &name.namespace, pod.service_account()).ok()?;
-            (Some(identity), self.direct(pod, address).ok()?)
-        } else {
-            (None, None)
-        };
-        Some(Endpoint {
+/// The endpoint at an address that a slice lists; none if nothing is to be sent there.
+fn offered(
+    world: &World,
+    trust_domain: &TrustDomain,
+    service: &Name,
+    listed: &SliceEndpoint,
+    address: SocketAddr,
+) -> Option<Endpoint> {
+    let zone = listed.zone.as_deref();
+    match behind(world, &service.namespace, listed, address.ip()).ok()? {
+        Behind::Pod(_, pod) if pods::is_leaving(pod) => None,
+        Behind::Pod(name, pod) => pods::endpoint(trust_domain, (name, pod), address, zone, Ok(service)).ok(),
+        Behind::NoPod => Some(Endpoint {
             address,
-            namespace: name.namespace.clone(),
-            pod: name.name.clone(),
-            workload: workload(name, pod),
-            service_account: pod.service_account().to_owned(),
-            zone,
-            identity,
-            direct,
-        })
-    }
-
-    /// The address of the pod's proxy, if that is how the pod is reached; an error if it says so, but not legibly.
-    fn direct(&self, pod: &Pod, address: SocketAddr) -> Result<Option<Direct>, AddrParseError> {
-        let Some(annotated) = pod.metadata.annotation(labels::PROXY_ADDRESS) else { return Ok(None) };
-        let proxy_address = annotated.parse()?;
-        let sni = sni::format(address.port(), &self.backend.service, &self.backend.namespace);
-        Ok(Some(Direct { proxy_address, sni }))
+            namespace: service.namespace.clone(),
+            pod: String::new(),
+            workload: String::new(),
+            service_account: String::new(),
+            zone: zone.unwrap_or_default().to_owned(),
+            identity: None,
+            direct: None,
+        }),
     }
 }
 
-/// The pod at an address of a slice in `namespace`; none where the slice names no pod.
+/// What is behind an address of a slice.
+enum Behind<'w> {
+    Pod(&'w Name, &'w Pod),
+    /// Something outside the cluster, or of a node.
+    NoPod,
+}
+
+/// What is behind an address of a slice in `namespace`. A slice that names no pod, as written by hand or by somebody's
+/// own controller, may still lead to one.
 ///
 /// # Errors
 /// Whether there is a proxy at the address cannot be known, so that it must not be spoken to: why.
-fn behind<'w>(
-    world: &'w World,
-    namespace: &str,
-    listed: &SliceEndpoint,
-    ip: IpAddr,
-) -> Result<Option<(&'w Name, &'w Pod)>, String> {
+fn behind<'w>(world: &'w World, namespace: &str, listed: &SliceEndpoint, ip: IpAddr) -> Result<Behind<'w>, String> {
     let Some(target) = listed.target_ref.as_ref().filter(|target| target.kind == Kind::Pod.as_str()) else {
-        return Ok(None);
+        return match pods::holder(world, ip) {
+            Holder::Nobody => Ok(Behind::NoPod),
+            Holder::One(name, pod) => Ok(Behind::Pod(name, pod)),
+            Holder::Several(pods) => Err(format!("{ip} gets no traffic: {}", pods::claimants(ip, &pods))),
+        };
     };
     let Some((name, pod)) = world.pod_of(target, namespace) else {
         let uid = target.uid.as_deref().map(|uid| format!(" with the uid {uid}")).unwrap_or_default();
         return Err(format!("{ip} gets no traffic: no Pod {}{uid} is known", target.name));
     };
-    if is_meshed(pod) && pod.ips().all(|own| own != ip) {
-        return Err(format!("{ip} gets no traffic: Pod {name} has a proxy, but not this address in its status"));
+    if pods::is_leaving(pod) {
+        return Ok(Behind::Pod(name, pod));
     }
-    Ok(Some((name, pod)))
+    if pods::is_meshed(pod) {
+        // Whoever else claims the address: only this pod's identity can answer there.
+        if pod.ips().all(|own| own != ip) {
+            return Err(format!("{ip} gets no traffic: Pod {name} has a proxy, but not this address in its status"));
+        }
+    } else if let Some(other) = meshed_holder(world, ip) {
+        return Err(format!("{ip} gets no traffic: it is listed for Pod {name}, but Pod {other} has it, and a proxy"));
+    }
+    Ok(Behind::Pod(name, pod))
 }
 
-/// Whether connections to the pod's addresses reach its own proxy. The addresses of a pod on the host network belong
-/// to the node, and so to everybody on it.
-fn is_meshed(pod: &Pod) -> bool {
-    pod.metadata.annotation(labels::PROXY_VERSION).is_some() && !pod.spec.host_network
-}
-
-/// What a pod is one replica of, as `kind/name` in lower case.
-fn workload(name: &Name, pod: &Pod) -> String {
-    let Some(owner) = pod.metadata.controller() else { return format!("pod/{}", name.name) };
-    let hash = pod.metadata.label(labels::POD_TEMPLATE_HASH);
-    let deployment = hash.and_then(|hash| owner.name.strip_suffix(hash)?.strip_suffix('-'));
-    match (owner.kind.as_str(), deployment) {
-        ("ReplicaSet", Some(deployment)) if !deployment.is_empty() => format!("deployment/{deployment}"),
-        (kind, _) => format!("{}/{}", kind.to_lowercase(), owner.name),
-    }
+/// A pod with a proxy that has this address.
+fn meshed_holder(world: &World, ip: IpAddr) -> Option<&Name> {
+    let holders = match pods::holder(world, ip) {
+        Holder::Nobody => Vec::new(),
+        Holder::One(name, pod) => vec![(name, pod)],
+        Holder::Several(pods) => pods,
+    };
+    holders.into_iter().find_map(|(name, pod)| pods::is_meshed(pod).then_some(name))
 }
 
 /// Why addresses of a slice in `namespace` are left out although they are ready, one reason each; for what is wrong
-/// with the pods themselves, see [`why_left_out`].
+/// with the pods themselves, see [`pods::why_left_out`]. That a pod is on its way out is as it should be.
 pub fn why_addresses_left_out(world: &World, namespace: &str, slice: &EndpointSlice) -> Vec<String> {
     let ready = slice
         .endpoints
         .iter()
         .filter(|listed| listed.conditions.ready.unwrap_or(true) && listed.conditions.terminating != Some(true));
-    let addresses = ready.flat_map(|listed| listed.addresses.iter().map(move |address| (listed, address)));
-    let parsed = addresses.filter_map(|(listed, address)| Some((listed, address.parse::<IpAddr>().ok()?)));
-    parsed.filter_map(|(listed, ip)| behind(world, namespace, listed, ip).err()).collect()
-}
-
-/// Why no endpoint of this pod gets traffic although it is ready; none if nothing about the pod itself prevents it.
-pub fn why_left_out(trust_domain: &TrustDomain, name: &Name, pod: &Pod) -> Option<String> {
-    if !is_meshed(pod) {
-        return None;
-    }
-    if let Err(error) = SpiffeId::new(trust_domain, &name.namespace, pod.service_account()) {
-        return Some(error.to_string());
-    }
-    let annotated = pod.metadata.annotation(labels::PROXY_ADDRESS)?;
-    let bad = annotated.parse::<SocketAddr>().is_err();
-    let kind = Kind::Pod;
-    bad.then(|| format!("{}: {annotated:?} is not ip:port; {kind} {name} gets no traffic", labels::PROXY_ADDRESS))
+    let all = ready.flat_map(|listed| addresses(listed).map(move |ip| (listed, ip)));
+    all.filter_map(|(listed, ip)| behind(world, namespace, listed, ip).err()).collect()
 }
 
 #[cfg(test)]

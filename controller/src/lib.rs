@@ -1,9 +1,10 @@
 //! The controller: cluster state in; endpoints, policy and identities out, to every proxy that asks.
 //!
 //! Reading order, along the way of a change: [`source`] reads manifests, [`world`] is the cluster in memory,
-//! [`publish`] recomputes what is followed by asking [`destination`], [`endpoints`] and [`policy`] (all pure), [`grpc`]
-//! sends it. Beside it: [`tokens`] and [`identity`] say who somebody is and sign it; [`listen`], [`admin`] and
-//! [`metrics`] are the two ports; [`app`] starts everything. Never on a request's path.
+//! [`publish`] recomputes what is followed by asking [`destination`], [`endpoints`] and [`policy`] (all pure, as are
+//! [`pods`] and [`selection`], which they share), [`grpc`] sends it. Beside it: [`tokens`] and [`identity`] say who
+//! somebody is and sign it; [`listen`], [`admin`] and [`metrics`] are the two ports; [`app`] starts everything. Never on
+//! a request's path.
 
 pub mod admin;
 pub mod app;
@@ -18,8 +19,10 @@ pub mod identity;
 pub mod listen;
 pub mod metrics;
 pub mod nearest;
+pub mod pods;
 pub mod policy;
 pub mod publish;
+pub mod selection;
 pub mod source;
 pub mod tokens;
 pub mod world;
@@ -56,7 +59,7 @@ fn block_on(config: Config) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let outcome = runtime.block_on(Box::pin(async {
         let with_parent = config.exit_with_parent;
-        let app = App::start(config).await?;
+        let app = App::start(config)?;
         let stop = async {
             let why = signal::stop_requested(with_parent).await.context(
                 "cannot listen for the wish to stop; LACEWING_EXIT_WITH_PARENT needs a pipe as standard input",

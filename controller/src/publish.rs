@@ -200,7 +200,9 @@ impl State {
             Query::Trust if !self.roots.is_empty() => Answer::Trust(self.roots.clone()),
             _ if !self.loaded => return None,
             Query::Trust => return None,
-            Query::Target { namespace, target } => Answer::Target(destination::resolve(world, namespace, target)),
+            Query::Target { namespace, target } => {
+                Answer::Target(destination::resolve(world, trust_domain, namespace, target))
+            }
             Query::Endpoints(backend) => Answer::Endpoints(endpoints::endpoints(world, trust_domain, backend)),
             Query::Inbound { pod, service_account } => self.inbound(pod, service_account),
         };

@@ -1,7 +1,7 @@
 //! Owns the cluster in memory: typed stores keyed by (namespace, name), and the lookups that resolution needs.
 //!
 //! It does no I/O, knows no time and runs no task: a source applies and removes objects, everything after it reads.
-//! What an object *means* is decided in `destination`, `endpoints` and `policy`.
+//! What an object *means* is decided in `pods`, `selection`, `destination`, `endpoints` and `policy`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -21,6 +21,7 @@ pub struct World {
     slices_by_service: Lookup<Name>,
     services_by_name: Lookup<String>,
     services_by_ip: Lookup<IpAddr>,
+    pods_by_ip: Lookup<IpAddr>,
 }
 
 impl World {
@@ -33,6 +34,7 @@ impl World {
                 self.namespaces.insert(name, namespace);
             }
             Object::Pod(pod) => {
+                pod.own_ips().for_each(|ip| self.pods_by_ip.insert(ip, &name));
                 self.pods.insert(name, pod);
             }
             Object::Service(service) => {
@@ -57,7 +59,9 @@ impl World {
                 self.namespaces.remove(name);
             }
             Kind::Pod => {
-                self.pods.remove(name);
+                if let Some(pod) = self.pods.remove(name) {
+                    pod.own_ips().for_each(|ip| self.pods_by_ip.remove(&ip, name));
+                }
             }
             Kind::Service => {
                 if let Some(service) = self.services.remove(name) {
@@ -134,6 +138,12 @@ impl World {
     /// The Service that has this cluster address; the first by name if, for a moment, two have it.
     pub fn service_by_ip(&self, ip: IpAddr) -> Option<(&Name, &Service)> {
         self.services_by_ip.get(&ip).find_map(|name| self.services.get_key_value(name))
+    }
+
+    /// The pods whose status has this address as their own, in the order of their names. For a moment there may be
+    /// several, as an address is used again before the object of its last owner is gone; who has it is `pods`' business.
+    pub fn pods_by_ip(&self, ip: IpAddr) -> impl Iterator<Item = (&Name, &Pod)> {
+        self.pods_by_ip.get(&ip).filter_map(|name| self.pods.get_key_value(name))
     }
 
     /// The pod that an endpoint of a slice in `namespace` points at. One that was deleted and made again under the

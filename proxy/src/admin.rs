@@ -133,7 +133,11 @@ impl Admin {
                         })
                     })
                     .collect();
-                value!({ "backend": backend.name, "endpoints": endpoints })
+                let mut shown = value!({ "backend": backend.name, "endpoints": endpoints });
+                if !backend.why_no_service.is_empty() {
+                    shown["why_no_service"] = backend.why_no_service.clone().into();
+                }
+                shown
             })
             .collect();
         let stream = match &*self.discovery.stream().borrow() {

@@ -3,12 +3,14 @@
 
 use std::{
     io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     process::ExitCode,
     sync::{Arc, Weak},
     time::Duration,
 };
 
 use lacewing_ops::{admin as http_admin, log, settings::EXIT_BAD_SETTINGS, signal};
+use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
 use tokio::time::Instant;
 
@@ -19,9 +21,9 @@ use crate::{
     discovery::{self, Discovery},
     endpoint::Context,
     inbound::{self, Inbound},
-    listen::{self, Drain},
+    listen::{self, Drain, Leaver},
     metrics::Metrics,
-    outbound::{self, Destination, Outbound},
+    outbound::{self, Listener, Outbound},
     sys,
     tls::Identity,
 };
@@ -52,19 +54,25 @@ pub fn run(env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
 }
 
 async fn serve(config: Config) -> io::Result<()> {
-    let outbound_port = http_admin::bind(config.outbound, "LACEWING_OUTBOUND_ADDR").await?;
-    let inbound_port = http_admin::bind(config.inbound, "LACEWING_INBOUND_ADDR").await?;
-    let admin_port = http_admin::bind(config.admin, "LACEWING_ADMIN_ADDR").await?;
-    let private_port = http_admin::bind(config.private_admin, "LACEWING_PRIVATE_ADMIN_ADDR").await?;
+    let outbound_ports = http_admin::bind_all(&config.outbound, "LACEWING_OUTBOUND_ADDR")?;
+    let inbound_ports = http_admin::bind_all(&config.inbound, "LACEWING_INBOUND_ADDR")?;
+    let admin_ports = http_admin::bind_all(&config.admin, "LACEWING_ADMIN_ADDR")?;
+    let private_port = http_admin::bind(config.private_admin, "LACEWING_PRIVATE_ADMIN_ADDR")?;
     let mut mapped_ports = Vec::new();
     for mapped in &config.outbound_map {
-        mapped_ports.push((http_admin::bind(mapped.listen, "LACEWING_OUTBOUND_MAP").await?, mapped.target.clone()));
+        mapped_ports.push((http_admin::bind(mapped.listen, "LACEWING_OUTBOUND_MAP")?, mapped.target.clone()));
     }
 
     let started = UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()));
     let (metrics, registry) = Metrics::new(started);
     let identity = Arc::new(Identity::default());
-    let context = Arc::new(Context { identity: identity.clone(), metrics: metrics.clone() });
+    let context = Arc::new(Context {
+        identity: identity.clone(),
+        metrics: metrics.clone(),
+        dialer: config.dialer,
+        pod_ips: config.pod_ips.clone(),
+        cluster_networks: config.cluster_networks.clone(),
+    });
     let discovery = Discovery::new(context);
     // The app may still call others while it finishes what came in: outbound drains last.
     let (inbound_drain, outbound_drain) = (Drain::default(), Drain::default());
@@ -72,32 +80,22 @@ async fn serve(config: Config) -> io::Result<()> {
     tokio::spawn(certify::run(identity.clone(), config.control.clone(), metrics.clone()));
     tokio::spawn(discovery::client::run(discovery.clone(), config.control.clone(), config.pod.clone()));
 
-    let out = Arc::new(Outbound {
-        discovery: discovery.clone(),
-        metrics: metrics.clone(),
-        draining: outbound_drain.handle(),
-    });
-    let mut listeners = vec![(outbound_port, Destination::Authority)];
-    listeners.extend(mapped_ports.into_iter().map(|(port, target)| (port, Destination::Mapped(target.into()))));
-    for (port, destination) in listeners {
+    let parts = Parts { config: &config, discovery: &discovery, identity: &identity, metrics: &metrics };
+    let out = parts.outbound(&outbound_drain);
+    let mut listeners: Vec<_> = outbound_ports.into_iter().map(|port| (port, Listener::Outbound)).collect();
+    listeners.extend(mapped_ports.into_iter().map(|(port, target)| (port, Listener::Mapped(target.into()))));
+    for (port, listener) in listeners {
         let out = out.clone();
-        let connection = move |socket, from| outbound::connection(out.clone(), socket, from, destination.clone());
+        let connection = move |arrived| outbound::connection(out.clone(), arrived, listener.clone());
         tokio::spawn(listen::accept(port, outbound_drain.handle(), connection));
     }
-    let own_ports =
-        [config.outbound, config.inbound, config.admin, config.private_admin].map(|addr| addr.port()).to_vec();
-    let into = Arc::new(Inbound::new(
-        discovery.clone(),
-        identity.clone(),
-        metrics.clone(),
-        inbound_drain.handle(),
-        config.pod_ip,
-        own_ports,
-    ));
-    tokio::spawn(listen::accept(inbound_port, inbound_drain.handle(), {
+    let into = parts.inbound(&inbound_drain);
+    for port in inbound_ports {
         let into = into.clone();
-        move |socket, from| inbound::connection(into.clone(), socket, from)
-    }));
+        let connection = move |arrived| inbound::connection(into.clone(), arrived);
+        tokio::spawn(listen::accept(port, inbound_drain.handle(), connection));
+    }
+    tokio::spawn(leave_with_the_pod(discovery.clone(), inbound_drain.leaver()));
 
     tracing::info!(
         pod = config.pod,
@@ -108,8 +106,10 @@ async fn serve(config: Config) -> io::Result<()> {
     tokio::spawn(housekeeping(discovery.clone(), Arc::downgrade(&into), metrics.clone()));
     let (exit_with_parent, patience) = (config.exit_with_parent, config.drain);
     let admin = Arc::new(Admin { config, discovery, identity, metrics, registry });
-    let public = admin.clone();
-    tokio::spawn(http_admin::serve(admin_port, move |request| public.public(request)));
+    for port in admin_ports {
+        let public = admin.clone();
+        tokio::spawn(http_admin::serve(port, move |request| public.public(request)));
+    }
     tokio::spawn(http_admin::serve(private_port, move |request| admin.private(request)));
 
     let why = signal::stop_requested(exit_with_parent).await?;
@@ -123,6 +123,59 @@ async fn serve(config: Config) -> io::Result<()> {
         tracing::warn!("connections were still open after {}s; ending them", patience.as_secs());
     }
     Ok(())
+}
+
+/// What both spines are made of.
+struct Parts<'a> {
+    config: &'a Config,
+    discovery: &'a Arc<Discovery>,
+    identity: &'a Arc<Identity>,
+    metrics: &'a Arc<Metrics>,
+}
+
+impl Parts<'_> {
+    fn own_ports(&self) -> Vec<u16> {
+        let Config { outbound, inbound, admin, private_admin, .. } = self.config;
+        [outbound, inbound, admin].into_iter().flatten().chain([private_admin]).map(SocketAddr::port).collect()
+    }
+
+    fn outbound(&self, drain: &Drain) -> Arc<Outbound> {
+        Arc::new(Outbound {
+            discovery: self.discovery.clone(),
+            metrics: self.metrics.clone(),
+            draining: drain.handle(),
+            dialer: self.config.dialer,
+            allow_connect: self.config.allow_connect,
+            own_ports: self.own_ports(),
+            as_is: Default::default(),
+        })
+    }
+
+    fn inbound(&self, drain: &Drain) -> Arc<Inbound> {
+        Arc::new(Inbound {
+            discovery: self.discovery.clone(),
+            identity: self.identity.clone(),
+            metrics: self.metrics.clone(),
+            draining: drain.handle(),
+            dialer: self.config.dialer,
+            pod_ip: self.config.pod_ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            own_ports: self.own_ports(),
+            allow_connect: self.config.allow_connect,
+            apps: Mutex::default(),
+            peers: Mutex::default(),
+        })
+    }
+}
+
+/// When the pod is being deleted, its clients are asked to go elsewhere: long before the proxy itself is told to stop,
+/// since that comes after the app has ended.
+async fn leave_with_the_pod(discovery: Arc<Discovery>, leaver: Leaver) {
+    let mut inbound = discovery.inbound().subscribe();
+    let terminating = inbound.wait_for(|inbound| inbound.as_ref().is_some_and(|inbound| inbound.terminating)).await;
+    if terminating.is_ok() {
+        tracing::info!("the pod is being deleted: its clients are asked to go elsewhere");
+        leaver.leave();
+    }
 }
 
 /// Gives back what is no longer used: idle targets and connections, and free memory.

@@ -2,13 +2,17 @@
 //! `LACEWING_*`; limits are constants, because nobody should have to choose them.
 
 use std::{
+    fmt,
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    str::FromStr,
     time::Duration,
 };
 
 use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
 use lacewing_ops::settings::{Settings, SettingsError, duration, parsed, switch, text};
+
+use crate::{cidr::Cidr, socket::Dialer};
 
 // --- Connections -------------------------------------------------------------------------------------------------
 
@@ -28,8 +32,24 @@ pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
 pub const CLIENT_HELLO_MAX: usize = 16 * 1024;
 /// First bytes by which the protocol is told, at most, in bytes: the longest request line that is served.
 pub const DETECT_BYTES_MAX: usize = 64 * 1024;
-/// The first bytes must tell the protocol within this.
+/// A client that must speak first must say its first bytes within this.
 pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A client whose first bytes could still become HTTP gets this long to make it clear; then they are opaque.
+pub const AMBIGUOUS_TIMEOUT: Duration = Duration::from_secs(1);
+/// A client that says nothing for this long may be waiting for the server: it is dialled, and whoever speaks first wins.
+pub const SILENCE_GRACE: Duration = Duration::from_millis(20);
+/// The same where clients have spoken first so far: a pooled connection may well be silent for a while.
+pub const SILENCE_GRACE_CLIENT_FIRST: Duration = Duration::from_secs(1);
+/// The same for clients of the app without mesh TLS. Longer, since a meshed client is expected to speak first: one whose
+/// first bytes are late must not find the app's greeting in their place.
+pub const SILENCE_GRACE_INBOUND: Duration = Duration::from_millis(40);
+/// Room for first bytes, in bytes; it grows with them.
+pub const FIRST_BYTES: usize = 1_024;
+/// One side of raw TCP is closed and nothing moves for this long (at most twice as long): the rest is closed, too, since
+/// a peer that went away without a word looks just like this.
+pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
+/// The app's ports that clients of this pod have used, with their connections to the app.
+pub const APP_PORTS_MAX: usize = 64;
 /// Buffer for each direction of raw TCP, in bytes.
 pub const COPY_BUFFER: usize = 64 * 1024;
 
@@ -63,6 +83,24 @@ pub const IDLE_PER_ENDPOINT_MAX: usize = 64;
 /// An idle HTTP/1 connection is not used again after this: shorter than any server's own limit, so that requests seldom
 /// meet a connection that is just being closed.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// HTTP/2 control frames that a peer may send in [`CONTROL_FRAMES_WINDOW`] without any other progress.
+pub const CONTROL_FRAMES_MAX: u32 = 1_000;
+pub const CONTROL_FRAMES_WINDOW: Duration = Duration::from_secs(10);
+/// Control frames that a request, or a DATA or HEADERS frame of ours, pays for: a window update for the stream, one for
+/// the connection, and a ping or a reset.
+pub const CONTROL_CREDIT_FRAME: u32 = 3;
+/// Paid ones that a peer can save up: what many small DATA frames in the kernel's buffers may still bring.
+pub const CONTROL_CREDIT_MAX: u32 = 100_000;
+/// The body of an HTTP/1 request that is being read may be silent for this long.
+pub const BODY_IDLE: Duration = Duration::from_secs(60);
+/// An HTTP/2 stream's reader may leave what waits for it for this long. A whole connection of such readers ends by
+/// [`TCP_USER_TIMEOUT`]: the kernel counts a window that stays closed as data that is not acknowledged.
+pub const NO_PROGRESS: Duration = Duration::from_secs(60);
+/// Concurrent streams of an HTTP/2 connection whose client has proved no identity.
+pub const STREAMS_MAX_UNKNOWN: u32 = 100;
+/// File descriptors that accepted connections leave alone: for the control stream, the admin ports, the runtime.
+pub const FILES_RESERVED: u64 = 64;
 
 // --- Balancing, retries ------------------------------------------------------------------------------------------
 
@@ -101,11 +139,15 @@ pub const REPLAY_BODY_MAX: u64 = 64 * 1024;
 /// A new target's answer is awaited this long while the control stream is up.
 pub const LOOKUP_TIMEOUT: Duration = Duration::from_secs(3);
 /// Targets known at a time. A full cache refuses new ones; it never drops one in use.
-pub const TARGETS_MAX: usize = 512;
+pub const TARGETS_MAX: usize = 1_000;
 /// Longest name of a target, in bytes: a host name of 253 and a port.
 pub const TARGET_NAME_MAX: usize = 260;
 /// A target nobody asked for is forgotten after this, while the control stream is up.
 pub const TARGET_IDLE: Duration = Duration::from_secs(600);
+/// The same where the cache is full and another target is wanted.
+pub const TARGET_IDLE_FULL: Duration = Duration::from_secs(10);
+/// A destination that was never seen passes as it is after this while the control stream is down (permissive only).
+pub const UNRESOLVED_AFTER: Duration = Duration::from_millis(300);
 /// Endpoints of one backend. More are refused with a log line.
 pub const ENDPOINTS_MAX: usize = 10_000;
 /// Reconnecting to the controller: first and longest wait, jittered. The longest stays under 2 s, so that a proxy is
@@ -134,18 +176,35 @@ pub const LOG_PAUSE: Duration = Duration::from_secs(10);
 /// Time series per metric family; more share one that says `overflow`.
 pub const METRIC_SERIES_MAX: usize = 2_000;
 
+// --- Addresses ---------------------------------------------------------------------------------------------------
+
+/// Where redirection sends what the app opens: IPv4 and IPv6.
+pub const OUTBOUND_ADDR: &str = "127.0.0.1:4140,[::1]:4140";
+/// Where redirection sends what is opened to the app.
+pub const INBOUND_ADDR: &str = "0.0.0.0:4143,[::]:4143";
+pub const ADMIN_ADDR: &str = "0.0.0.0:4191,[::]:4191";
+/// Private networks (RFC 1918, RFC 6598, RFC 4193).
+pub const CLUSTER_NETWORKS: &str = "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8";
+
 /// What the proxy was told.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub log: String,
     pub pod: String,
     pub namespace: String,
-    /// Where the app's ports are dialled when the connection did not arrive by redirection.
-    pub pod_ip: IpAddr,
-    pub outbound: SocketAddr,
-    pub inbound: SocketAddr,
-    pub admin: SocketAddr,
+    /// The pod's own addresses. At the first the app's ports are dialled when the connection did not arrive by
+    /// redirection; what goes to any of them does not leave the pod.
+    pub pod_ips: Vec<IpAddr>,
+    pub outbound: Vec<SocketAddr>,
+    pub inbound: Vec<SocketAddr>,
+    pub admin: Vec<SocketAddr>,
     pub private_admin: SocketAddr,
+    /// Destinations outside of these are never looked up: they pass as they are.
+    pub cluster_networks: Vec<Cidr>,
+    /// How connections are opened.
+    pub dialer: Dialer,
+    /// `CONNECT` to a redirected destination is carried.
+    pub allow_connect: bool,
     pub outbound_map: Vec<Mapped>,
     pub control: Control,
     /// Open connections may end by themselves for this long after the wish to stop: the pod's grace less two seconds.
@@ -173,6 +232,7 @@ pub struct Control {
     /// The roots to trust until the stream says otherwise.
     pub bundle: TrustBundle,
     pub token_file: PathBuf,
+    pub dialer: Dialer,
 }
 
 impl Config {
@@ -185,13 +245,16 @@ impl Config {
         let log = s.get("LACEWING_LOG", "info", text);
         let pod = s.required("LACEWING_POD_NAME", "the name of the pod that this proxy serves", text);
         let namespace = s.required("LACEWING_POD_NAMESPACE", "the namespace of the pod that this proxy serves", text);
-        let pod_ip = s.get("LACEWING_POD_IP", "127.0.0.1", parsed);
-        let outbound = s.get("LACEWING_OUTBOUND_ADDR", "127.0.0.1:4140", parsed);
-        let inbound = s.get("LACEWING_INBOUND_ADDR", "0.0.0.0:4143", parsed);
-        let admin = s.get("LACEWING_ADMIN_ADDR", "0.0.0.0:4191", parsed);
+        let pod_ips = s.get("LACEWING_POD_IPS", "127.0.0.1", list);
+        let outbound = s.get("LACEWING_OUTBOUND_ADDR", OUTBOUND_ADDR, list);
+        let inbound = s.get("LACEWING_INBOUND_ADDR", INBOUND_ADDR, list);
+        let admin = s.get("LACEWING_ADMIN_ADDR", ADMIN_ADDR, list);
+        let cluster_networks = s.get("LACEWING_CLUSTER_NETWORKS", CLUSTER_NETWORKS, list);
+        let mark = s.get("LACEWING_SOCKET_MARK", "", mark);
+        let allow_connect = s.get("LACEWING_ALLOW_CONNECT", "0", switch);
         let private_admin = s.get("LACEWING_PRIVATE_ADMIN_ADDR", "127.0.0.1:4192", loopback);
         let outbound_map = s.get("LACEWING_OUTBOUND_MAP", "", outbound_map);
-        let control = Control::read(&mut s);
+        let control = Control::read(&mut s, Dialer { mark: mark.flatten() });
         let drain = s.get("LACEWING_DRAIN_TIMEOUT", "28s", |value| duration(value).map(|drain| drain.min(DRAIN_MAX)));
         let exit_with_parent = s.get("LACEWING_EXIT_WITH_PARENT", "0", switch);
         let built = (|| {
@@ -199,11 +262,14 @@ impl Config {
                 log: log?,
                 pod: pod?,
                 namespace: namespace?,
-                pod_ip: pod_ip?,
+                pod_ips: pod_ips?,
                 outbound: outbound?,
                 inbound: inbound?,
                 admin: admin?,
                 private_admin: private_admin?,
+                cluster_networks: cluster_networks?,
+                dialer: Dialer { mark: mark? },
+                allow_connect: allow_connect?,
                 outbound_map: outbound_map?,
                 control: control?,
                 drain: drain?,
@@ -215,7 +281,7 @@ impl Config {
 }
 
 impl Control {
-    fn read(s: &mut Settings<'_>) -> Option<Self> {
+    fn read(s: &mut Settings<'_>, dialer: Dialer) -> Option<Self> {
         let addr = s.get("LACEWING_CONTROLLER_ADDR", "lacewing-controller.lacewing:8080", text);
         let token_file = s.get("LACEWING_TOKEN_FILE", "/var/run/secrets/lacewing.dev/token", parsed);
         let bundle = s.required("LACEWING_TRUST_BUNDLE", "the trust roots in PEM", |pem| {
@@ -227,7 +293,7 @@ impl Control {
         let identity = SpiffeId::new(&trust_domain, "lacewing", "lacewing-controller")
             .map_err(|e| s.error(format!("LACEWING_TRUST_DOMAIN: {e}")))
             .ok();
-        Some(Self { addr: addr?, identity: identity?, trust_domain, bundle: bundle?, token_file: token_file? })
+        Some(Self { addr: addr?, identity: identity?, trust_domain, bundle: bundle?, token_file: token_file?, dialer })
     }
 }
 
@@ -235,6 +301,21 @@ impl Control {
 fn loopback(value: &str) -> Result<SocketAddr, String> {
     let addr: SocketAddr = parsed(value)?;
     if addr.ip().is_loopback() { Ok(addr) } else { Err("the private admin port must be on loopback".to_owned()) }
+}
+
+/// One or more, separated by commas.
+pub fn list<T: FromStr<Err: fmt::Display>>(value: &str) -> Result<Vec<T>, String> {
+    value.split(',').map(|part| part.trim().parse().map_err(|e| format!("{:?}: {e}", part.trim()))).collect()
+}
+
+/// A number for `SO_MARK`, also as `0x2102`; nothing: sockets are not marked.
+pub fn mark(value: &str) -> Result<Option<u32>, String> {
+    let parsed = match value.strip_prefix("0x") {
+        Some(hex) => u32::from_str_radix(hex, 16),
+        None if value.is_empty() => return Ok(None),
+        None => value.parse(),
+    };
+    parsed.ok().filter(|mark| *mark != 0).map(Some).ok_or_else(|| "a mark is a number from 1 to 0xffffffff".to_owned())
 }
 
 fn outbound_map(value: &str) -> Result<Vec<Mapped>, String> {
@@ -273,6 +354,15 @@ mod tests {
         ] {
             assert!(error.contains(part), "{part} is missing in: {error}");
         }
+    }
+
+    #[test]
+    fn lists_and_marks() {
+        assert_eq!(list::<SocketAddr>(OUTBOUND_ADDR).unwrap().len(), 2);
+        assert_eq!(list::<Cidr>(CLUSTER_NETWORKS).unwrap().len(), 5);
+        assert!(list::<IpAddr>("10.0.0.1,").is_err());
+        assert_eq!((mark(""), mark("0x2102"), mark("7")), (Ok(None), Ok(Some(0x2102)), Ok(Some(7))));
+        assert!(mark("0").is_err() && mark("-1").is_err() && mark("0x").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ pub mod channel;
 pub mod client;
 mod parse;
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -16,9 +16,10 @@ use tokio::{
 
 use crate::{
     authorize::Mode,
-    config::{LOOKUP_TIMEOUT, NO_ENDPOINT_TIMEOUT, TARGET_IDLE, TARGETS_MAX},
-    endpoint::{Backend, Context},
+    config::{LOOKUP_TIMEOUT, NO_ENDPOINT_TIMEOUT, TARGET_IDLE, TARGET_IDLE_FULL, TARGETS_MAX, UNRESOLVED_AFTER},
+    endpoint::{Backend, Context, Info},
     error::Error,
+    first::Declared,
 };
 
 /// One port of one Service.
@@ -39,20 +40,92 @@ impl fmt::Display for BackendKey {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inbound {
     pub mode: Mode,
-    /// Ports that its containers declare.
-    pub ports: Vec<u16>,
+    /// Ports that its containers declare, and what they speak.
+    pub ports: Vec<(u16, Declared)>,
+    /// The pod is being deleted.
+    pub terminating: bool,
+}
+
+/// A port of one pod, named by its address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pod {
+    pub info: Info,
+    /// The only Service that leads there.
+    pub service: Option<BackendKey>,
+    pub declared: Declared,
+    pub why_no_service: String,
 }
 
 #[derive(Clone)]
 enum Answer {
     Waiting,
-    Found(Arc<Backend>),
+    Found {
+        backend: Arc<Backend>,
+        declared: Declared,
+        /// The backend is one pod, and this target's own.
+        pod: bool,
+    },
+    /// The cluster has nothing there.
+    Unknown,
     NotFound(String),
 }
 
-struct Target {
+/// A destination that is in use, with the answer of this moment.
+pub struct Target {
+    name: String,
     answer: watch::Sender<Answer>,
     used: Mutex<Instant>,
+}
+
+/// What is at an address that the app has dialled.
+pub enum Place {
+    Known(Arc<Target>),
+    /// Nothing of ours: bytes pass as they are.
+    AsIs(AsIs),
+}
+
+/// Why a destination is not the mesh's business.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AsIs {
+    /// Outside the cluster's networks.
+    External,
+    /// The cluster has nothing at this address.
+    Unknown,
+    /// Never seen before, and the controller cannot be asked now.
+    Unresolved,
+}
+
+impl AsIs {
+    pub const ALL: [Self; 3] = [Self::External, Self::Unknown, Self::Unresolved];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::External => "external",
+            Self::Unknown => "unknown",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+impl Target {
+    /// The backend of this moment, and what it is declared to speak.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`]: it was there, and is gone.
+    pub fn current(&self) -> Result<(Arc<Backend>, Declared), Error> {
+        *self.used.lock() = Instant::now();
+        let gone = |reason: &str| Error::NotFound { name: self.name.clone(), reason: reason.to_owned() };
+        match &*self.answer.borrow() {
+            Answer::Found { backend, declared, .. } => Ok((backend.clone(), *declared)),
+            Answer::NotFound(reason) => Err(gone(reason)),
+            Answer::Unknown | Answer::Waiting => Err(gone("the cluster has nothing at this address any more")),
+        }
+    }
+
+    /// Nobody asked for it for that long, and no connection holds it.
+    fn is_idle(self: &Arc<Self>, for_at_least: Duration) -> bool {
+        Arc::strong_count(self) == 1 && self.used.lock().elapsed() >= for_at_least
+    }
 }
 
 /// The control stream, as others see it.
@@ -107,18 +180,52 @@ impl Discovery {
     pub async fn look_up(&self, name: &str) -> Result<Arc<Backend>, Error> {
         let target = self.target(name)?;
         // The common case: known, and nothing to wait for.
-        if let Answer::Found(found) = &*target.answer.borrow() {
-            return Ok(found.clone());
+        if let Answer::Found { backend, .. } = &*target.answer.borrow() {
+            return Ok(backend.clone());
         }
-        let up = *self.stream.borrow() == Stream::Up;
-        let patience = if up { LOOKUP_TIMEOUT } else { NO_ENDPOINT_TIMEOUT };
-        let mut answer = target.answer.subscribe();
-        let answered = timeout(patience, answer.wait_for(|answer| !matches!(answer, Answer::Waiting))).await;
-        match answered.ok().and_then(|answer| answer.ok().map(|answer| answer.clone())) {
-            Some(Answer::Found(found)) => Ok(found),
-            Some(Answer::NotFound(reason)) => Err(Error::NotFound { name: name.to_owned(), reason }),
-            Some(Answer::Waiting) | None => Err(self.no_answer(name, patience)),
+        let patience = if self.is_up() { LOOKUP_TIMEOUT } else { NO_ENDPOINT_TIMEOUT };
+        match answered(&target, patience).await {
+            Answer::Found { backend, .. } => Ok(backend),
+            Answer::NotFound(reason) => Err(Error::NotFound { name: name.to_owned(), reason }),
+            Answer::Unknown => {
+                let reason = "the cluster has nothing at this address".to_owned();
+                Err(Error::NotFound { name: name.to_owned(), reason })
+            }
+            Answer::Waiting => Err(self.no_answer(name, patience)),
         }
+    }
+
+    /// What is at an address that the app has dialled. Addresses outside the cluster's networks are not looked up. One
+    /// that was never seen passes as it is while the controller is away, but only where the workload is permissive.
+    ///
+    /// # Errors
+    /// As for [`Self::look_up`].
+    pub async fn at(&self, addr: SocketAddr) -> Result<Place, Error> {
+        if !self.context.cluster_networks.iter().any(|network| network.contains(addr.ip())) {
+            return Ok(Place::AsIs(AsIs::External));
+        }
+        let target = self.target(&addr.to_string())?;
+        if let Answer::Found { .. } = &*target.answer.borrow() {
+            return Ok(Place::Known(target.clone()));
+        }
+        let up = self.is_up();
+        let patience = if up { LOOKUP_TIMEOUT } else { UNRESOLVED_AFTER };
+        match answered(&target, patience).await {
+            Answer::Found { .. } => Ok(Place::Known(target)),
+            Answer::Unknown => Ok(Place::AsIs(AsIs::Unknown)),
+            Answer::NotFound(reason) => Err(Error::NotFound { name: addr.to_string(), reason }),
+            Answer::Waiting if !up && self.is_permissive() => Ok(Place::AsIs(AsIs::Unresolved)),
+            Answer::Waiting => Err(self.no_answer(&addr.to_string(), patience)),
+        }
+    }
+
+    fn is_up(&self) -> bool {
+        *self.stream.borrow() == Stream::Up
+    }
+
+    /// Whether the workload is known to take plain text.
+    fn is_permissive(&self) -> bool {
+        self.inbound.borrow().as_ref().is_some_and(|inbound| inbound.mode == Mode::Permissive)
     }
 
     fn target(&self, name: &str) -> Result<Arc<Target>, Error> {
@@ -127,10 +234,14 @@ impl Discovery {
             *target.used.lock() = Instant::now();
             return Ok(target.clone());
         }
-        if state.targets.len() >= TARGETS_MAX && !state.make_room() {
+        if state.targets.len() >= TARGETS_MAX && !state.make_room(self.is_up()) {
             return Err(Error::LookupFull { name: name.to_owned(), limit: TARGETS_MAX });
         }
-        let target = Arc::new(Target { answer: watch::Sender::new(Answer::Waiting), used: Mutex::new(Instant::now()) });
+        let target = Arc::new(Target {
+            name: name.to_owned(),
+            answer: watch::Sender::new(Answer::Waiting),
+            used: Mutex::new(Instant::now()),
+        });
         state.targets.insert(name.to_owned(), target.clone());
         state.changes.push(Change::Target(name.to_owned()));
         drop(state);
@@ -160,29 +271,34 @@ impl Discovery {
         &self.stream
     }
 
-    /// Every backend in use.
+    /// Every backend in use: Services, and pods that are dialled by their address.
     pub fn backends(&self) -> Vec<Arc<Backend>> {
-        self.state.lock().backends.values().cloned().collect()
+        let state = self.state.lock();
+        let pods = state.targets.values().filter_map(|target| match &*target.answer.borrow() {
+            Answer::Found { backend, pod: true, .. } => Some(backend.clone()),
+            _ => None,
+        });
+        state.backends.values().cloned().chain(pods).collect()
     }
 
     /// Forgets targets that nobody asked for in [`TARGET_IDLE`] (never while the stream is down: they could not be
     /// asked for again), backends that no target needs, and idle connections. Called now and then.
     pub fn sweep(&self) {
-        let mut state = self.state.lock();
-        for backend in state.backends.values() {
+        for backend in self.backends() {
             backend.balancer.endpoints().iter().for_each(|endpoint| endpoint.client.sweep());
         }
-        if *self.stream.borrow() != Stream::Up {
+        if !self.is_up() {
             return;
         }
+        let mut state = self.state.lock();
         let State { targets, backends, changes } = &mut *state;
-        let idle = targets.extract_if(|_, target| target.used.lock().elapsed() >= TARGET_IDLE);
+        let idle = targets.extract_if(|_, target| target.is_idle(TARGET_IDLE));
         changes.extend(idle.map(|(name, _)| Change::ForgetTarget(name)));
         let needed: Vec<String> = targets
             .values()
             .filter_map(|target| match &*target.answer.borrow() {
-                Answer::Found(backend) => Some(backend.name.clone()),
-                Answer::Waiting | Answer::NotFound(_) => None,
+                Answer::Found { backend, pod: false, .. } => Some(backend.name.clone()),
+                _ => None,
             })
             .collect();
         let unneeded = backends.extract_if(|_, backend| !needed.contains(&backend.name));
@@ -200,11 +316,29 @@ impl Discovery {
         let Some(target) = state.targets.get(name).cloned() else { return };
         let answer = match answer {
             parse::TargetAnswer::NotFound(reason) => Answer::NotFound(reason),
-            parse::TargetAnswer::Service(key) => Answer::Found(state.backend(key, &self.context)),
+            parse::TargetAnswer::Unknown => Answer::Unknown,
+            parse::TargetAnswer::Service(key, declared) => {
+                Answer::Found { backend: state.backend(key, &self.context), declared, pod: false }
+            }
+            parse::TargetAnswer::Pod(pod) => {
+                let backend = self.pod_backend(&target, &pod);
+                Answer::Found { backend, declared: pod.declared, pod: true }
+            }
         };
         target.answer.send_replace(answer);
         drop(state);
         self.wake.notify_one();
+    }
+
+    /// The target's backend of one pod: the one that it has, if it is about the same pod.
+    fn pod_backend(&self, target: &Target, pod: &Pod) -> Arc<Backend> {
+        let fresh = Backend::of_pod(pod, self.context.clone());
+        let backend = match &*target.answer.borrow() {
+            Answer::Found { backend, pod: true, .. } if backend.is_like(&fresh) => backend.clone(),
+            _ => fresh,
+        };
+        backend.set(vec![pod.info.clone()]);
+        backend
     }
 
     fn backend(&self, key: &BackendKey) -> Option<Arc<Backend>> {
@@ -212,13 +346,22 @@ impl Discovery {
     }
 }
 
+/// The target's answer, or [`Answer::Waiting`] if there is none in time.
+async fn answered(target: &Target, patience: Duration) -> Answer {
+    let mut answer = target.answer.subscribe();
+    let answered = timeout(patience, answer.wait_for(|answer| !matches!(answer, Answer::Waiting))).await;
+    answered.ok().and_then(|answer| answer.ok().map(|answer| answer.clone())).unwrap_or(Answer::Waiting)
+}
+
 impl State {
-    /// Forgets a target that is none: names that somebody made up must not keep real ones out.
-    fn make_room(&mut self) -> bool {
-        let none = |target: &Arc<Target>| matches!(*target.answer.borrow(), Answer::NotFound(_));
-        let Some(name) = self.targets.iter().find(|(_, target)| none(target)).map(|(name, _)| name.clone()) else {
-            return false;
-        };
+    /// Forgets a target that is none (names that somebody made up must not keep real ones out); or, while it could be
+    /// asked for again, one that nobody uses.
+    fn make_room(&mut self, up: bool) -> bool {
+        let none = |target: &Arc<Target>| matches!(*target.answer.borrow(), Answer::NotFound(_) | Answer::Unknown);
+        let idle = |target: &Arc<Target>| up && target.is_idle(TARGET_IDLE_FULL);
+        let found = self.targets.iter().find(|(_, target)| none(target));
+        let found = found.or_else(|| self.targets.iter().find(|(_, target)| idle(target)));
+        let Some(name) = found.map(|(name, _)| name.clone()) else { return false };
         self.targets.remove(&name);
         self.changes.push(Change::ForgetTarget(name));
         true
@@ -228,7 +371,7 @@ impl State {
         if let Some(backend) = self.backends.get(&key) {
             return backend.clone();
         }
-        let backend = Backend::new(key.to_string(), context.clone());
+        let backend = Backend::of_service(&key, context.clone());
         self.backends.insert(key.clone(), backend.clone());
         self.changes.push(Change::Backend(key));
         backend

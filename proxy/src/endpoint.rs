@@ -3,7 +3,7 @@
 //! only follows pointers.
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -21,13 +21,17 @@ use tokio::{
 
 use crate::{
     balance::{Balancer, Load, Loaded},
+    cidr::Cidr,
     config::NO_ENDPOINT_TIMEOUT,
+    discovery::{BackendKey, Pod},
     error::Error,
+    first::Speaks,
     http::client::Client,
     live::{Direction, Key},
     metrics::{Class, Metrics, Peer},
     retry::Budget,
     route::DEFAULT_ROUTE,
+    socket::Dialer,
     tls::{Identity, Transport},
 };
 
@@ -70,37 +74,47 @@ impl Loaded for Endpoint {
 }
 
 impl Endpoint {
-    fn new(info: Info, backend: &str, context: &Context) -> Arc<Self> {
+    fn new(info: Info, service: Option<&str>, context: &Context) -> Arc<Self> {
         let (addr, sni) = match &info.direct {
             Some(direct) => (direct.proxy, Some(direct.sni.clone())),
             None => (info.addr, None),
         };
-        let transport = Transport::new(addr, info.identity.clone(), sni, context.identity.clone());
+        // What goes to the pod itself stays on its loopback: nothing redirects it, and no proxy would answer.
+        let loops_back = info.direct.is_none() && context.pod_ips.contains(&info.addr.ip());
+        let peer = info.identity.clone().filter(|_| !loops_back);
+        let mut labels = labels(&info, service);
+        labels.push(("tls", if peer.is_some() { "true" } else { "no_identity" }.to_owned()));
+        if loops_back {
+            labels.push(("no_tls_reason", "loopback".to_owned()));
+        }
+        let transport = Transport::new(addr, peer, sni, context.identity.clone(), context.dialer);
         let key = Key {
             direction: Direction::Outbound,
             peer_namespace: info.namespace.clone(),
             peer: info.workload.clone(),
-            service: Some(backend.to_owned()),
+            service: service.map(str::to_owned),
             route: DEFAULT_ROUTE.to_owned(),
         };
-        let metrics = context.metrics.peer(&key, labels(&info, backend));
+        let metrics = context.metrics.peer(&key, labels);
         Arc::new(Self { info, load: Load::default(), client: Client::new(transport, Some(metrics.clone())), metrics })
     }
 
+    /// Whether its own proxy answers there.
     pub fn is_meshed(&self) -> bool {
-        self.info.identity.is_some()
+        self.client.transport.peer.is_some()
     }
 }
 
 /// The model's labels for an outbound peer.
-fn labels(info: &Info, backend: &str) -> Vec<(&'static str, String)> {
+fn labels(info: &Info, service: Option<&str>) -> Vec<(&'static str, String)> {
     let mut labels = vec![
-        ("tls", if info.identity.is_some() { "true" } else { "no_identity" }.to_owned()),
         ("dst_namespace", info.namespace.clone()),
         ("dst_pod", info.pod.clone()),
         ("dst_serviceaccount", info.service_account.clone()),
     ];
-    labels.push(("dst_service", service_name(backend).to_owned()));
+    if let Some(service) = service {
+        labels.push(("dst_service", service_name(service).to_owned()));
+    }
     if let Some((kind, name)) = info.workload.split_once('/') {
         let kind = match kind {
             "deployment" => "dst_deployment",
@@ -131,12 +145,23 @@ fn service_name(backend: &str) -> &str {
 pub struct Context {
     pub identity: Arc<Identity>,
     pub metrics: Arc<Metrics>,
+    pub dialer: Dialer,
+    /// The pod's own addresses.
+    pub pod_ips: Vec<IpAddr>,
+    pub cluster_networks: Vec<Cidr>,
 }
 
-/// A backend: the endpoints of one port of one Service.
+/// A backend: the endpoints of one port of one Service; or one pod that is dialled by its address, which then has the
+/// policy of the only Service that leads there.
 pub struct Backend {
-    /// `namespace/service:port`.
+    /// `namespace/service:port`; of a pod without such a Service `namespace/pod:port`.
     pub name: String,
+    /// `namespace/service:port`, where a Service applies.
+    service: Option<String>,
+    /// Why no Service applies; empty where one does.
+    pub why_no_service: String,
+    /// Who has spoken first so far.
+    pub speaks: Speaks,
     pub balancer: Balancer<Endpoint>,
     pub budget: Budget,
     /// The endpoints' first answer has come.
@@ -148,9 +173,23 @@ pub struct Backend {
 }
 
 impl Backend {
-    pub fn new(name: String, context: Arc<Context>) -> Arc<Self> {
+    pub fn of_service(key: &BackendKey, context: Arc<Context>) -> Arc<Self> {
+        Self::new(key.to_string(), Some(key.to_string()), String::new(), context)
+    }
+
+    pub fn of_pod(pod: &Pod, context: Arc<Context>) -> Arc<Self> {
+        let Pod { info, service, why_no_service, .. } = pod;
+        let service = service.as_ref().map(BackendKey::to_string);
+        let name = service.clone().unwrap_or_else(|| format!("{}/{}:{}", info.namespace, info.pod, info.addr.port()));
+        Self::new(name, service, why_no_service.clone(), context)
+    }
+
+    fn new(name: String, service: Option<String>, why_no_service: String, context: Arc<Context>) -> Arc<Self> {
         Arc::new(Self {
             name,
+            service,
+            why_no_service,
+            speaks: Speaks::default(),
             balancer: Balancer::default(),
             budget: Budget::default(),
             known: AtomicBool::new(false),
@@ -158,6 +197,11 @@ impl Backend {
             empty_since: Mutex::new(Some(Instant::now())),
             context,
         })
+    }
+
+    /// Whether it stands for the same thing.
+    pub fn is_like(&self, other: &Self) -> bool {
+        (&self.name, &self.service, &self.why_no_service) == (&other.name, &other.service, &other.why_no_service)
     }
 
     /// Replaces the endpoints. One that did not change keeps its connections and its history.
@@ -169,7 +213,7 @@ impl Backend {
             .into_iter()
             .map(|info| match by_addr.get(&info.addr) {
                 Some(same) if same.info == info => (*same).clone(),
-                _ => Endpoint::new(info, &self.name, &self.context),
+                _ => Endpoint::new(info, self.service.as_deref(), &self.context),
             })
             .collect();
         let mut empty_since = self.empty_since.lock();
@@ -218,10 +262,11 @@ impl Backend {
             direction: Direction::Outbound,
             peer_namespace: String::new(),
             peer: "none".to_owned(),
-            service: Some(self.name.clone()),
+            service: self.service.clone(),
             route: DEFAULT_ROUTE.to_owned(),
         };
-        let nobody = self.context.metrics.peer(&key, vec![("dst_service", service_name(&self.name).to_owned())]);
+        let service = service_name(self.service.as_deref().unwrap_or(&self.name)).to_owned();
+        let nobody = self.context.metrics.peer(&key, vec![("dst_service", service)]);
         nobody.response(http::StatusCode::SERVICE_UNAVAILABLE, None, Class::Failure, after);
     }
 

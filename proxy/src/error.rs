@@ -6,6 +6,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::StatusCode;
 use lacewing_identity::Refusal;
 
+use crate::http::patience::Cut;
+
 /// Why a request or a connection was not served.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -41,12 +43,14 @@ pub enum Error {
     AppBroken { addr: SocketAddr },
     #[error("the request's body broke off: {0}")]
     ClientBody(hyper::Error),
-    #[error("HTTP upgrade to {0:?} is not carried yet: use a mapped TCP port (LACEWING_OUTBOUND_MAP)")]
-    Upgrade(String),
+    #[error("{0}")]
+    BadAnswer(&'static str),
     #[error("{0}")]
     Denied(&'static str),
     #[error("connection refused: {0}")]
     Forbidden(Refusal),
+    #[error("{0}")]
+    Cut(Cut),
     #[error("{0}")]
     Io(#[from] std::io::Error),
 }
@@ -75,21 +79,23 @@ impl Error {
             | Self::NoEndpoint { .. }
             | Self::NoCertificate(_)
             | Self::ClientBody(_)
-            | Self::Upgrade(_)
+            | Self::BadAnswer(_)
             | Self::Denied(_)
             | Self::Forbidden(_)
+            | Self::Cut(_)
             | Self::Io(_) => Retry::Never,
         }
     }
 
     pub fn status(&self) -> StatusCode {
         match self {
-            Self::BadRequest(_) | Self::ClientBody(_) => StatusCode::BAD_REQUEST,
+            Self::BadRequest(_) | Self::ClientBody(_) | Self::Cut(_) => StatusCode::BAD_REQUEST,
             Self::NotFound { .. }
             | Self::Connect { .. }
             | Self::Handshake { .. }
             | Self::Broken(_)
             | Self::AppBroken { .. }
+            | Self::BadAnswer(_)
             | Self::Io(_) => StatusCode::BAD_GATEWAY,
             Self::LookupTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::LookupDown { .. }
@@ -97,7 +103,6 @@ impl Error {
             | Self::NoEndpoint { .. }
             | Self::NoCertificate(_)
             | Self::Refused => StatusCode::SERVICE_UNAVAILABLE,
-            Self::Upgrade(_) => StatusCode::NOT_IMPLEMENTED,
             Self::Denied(_) | Self::Forbidden(_) => StatusCode::FORBIDDEN,
         }
     }
@@ -140,8 +145,9 @@ impl Error {
             Self::Broken(_) => "broken",
             Self::AppBroken { .. } => "app_broken",
             Self::ClientBody(_) => "client_body",
-            Self::Upgrade(_) => "upgrade",
+            Self::BadAnswer(_) => "bad_answer",
             Self::Denied(_) => "denied",
+            Self::Cut(cut) => cut.label(),
             Self::Io(_) => "io",
         }
     }

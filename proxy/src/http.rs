@@ -3,6 +3,9 @@
 
 pub mod body;
 pub mod client;
+pub mod flood;
 pub mod headers;
-mod patience;
+pub mod patience;
 pub mod server;
+mod stalled;
+pub mod upgrade;

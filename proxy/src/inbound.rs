@@ -1,16 +1,19 @@
-//! SPINE. From the mesh to the app: accept → TLS → who → where → per request: authorize → send → stream back → record.
-//! ALPN already says the protocol, so nothing is detected. Mirrors `outbound.rs`; where they differ, the difference is the
-//! feature.
+//! SPINE. From the mesh to the app: accept → detect → TLS → who → where → per request: authorize → send → stream back →
+//! record. With mesh TLS, ALPN says the protocol; plain connections are detected as in `outbound.rs`, which this mirrors.
+//! Where the two differ, the difference is the feature.
 //!
-//! It refuses peers that prove no identity (strict), ports that the workload does not declare, and the proxy's own.
+//! It refuses peers that prove no identity (strict), connections that say not where they are meant for, and the proxy's
+//! own ports.
 
 use std::{
     collections::HashMap,
+    hash::Hash,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
-use http::{HeaderValue, Method, Request, Response, Version};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
@@ -22,22 +25,27 @@ use tokio::{
 
 use crate::{
     authorize::{Decision, Mode, authorize},
-    config::{HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX},
+    config::{
+        AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, SILENCE_GRACE_INBOUND,
+    },
     detect::Protocol,
-    discovery::Discovery,
+    discovery::{self, Discovery},
     error::Error,
+    first::{self, Declared, First},
     http::{
         body::Body,
         client::{Answered, Carrier, Client},
         headers, server,
+        upgrade::{self, Wish},
     },
-    listen::Draining,
+    listen::{Arrived, Draining},
     live::{Direction, Key},
-    metrics::{Class, ConnectionGuard, Metrics, Peer},
+    metrics::{Class, Metrics, Peer},
     record::Record,
     route::DEFAULT_ROUTE,
+    socket::Dialer,
     tcp,
-    tls::{self, Accepted, Alpn, Identity, MeshConnection, Transport},
+    tls::{self, Alpn, Identity, Io, MeshConnection, Rewound, Transport},
 };
 
 /// What the inbound side works with.
@@ -46,40 +54,32 @@ pub struct Inbound {
     pub identity: Arc<Identity>,
     pub metrics: Arc<Metrics>,
     pub draining: Draining,
-    /// Where the app listens.
+    pub dialer: Dialer,
+    /// Where the app listens, if nothing says which of the pod's addresses was meant.
     pub pod_ip: IpAddr,
     /// Ports of the proxy itself: never a destination.
     pub own_ports: Vec<u16>,
-    apps: Mutex<HashMap<u16, Arc<Client>>>,
-    peers: Mutex<HashMap<(SpiffeId, u16), Arc<Peer>>>,
+    pub allow_connect: bool,
+    pub apps: Mutex<HashMap<SocketAddr, Arc<Client>>>,
+    pub peers: Mutex<Peers>,
+}
+
+/// Numbers by client (`None`: one that proved nothing) and port.
+type Peers = HashMap<(Option<SpiffeId>, u16), Arc<Peer>>;
+
+/// Who is calling, and where they want to go.
+struct Call {
+    /// `None`: nobody that proved anything.
+    peer: Option<SpiffeId>,
+    /// The app.
+    at: SocketAddr,
 }
 
 impl Inbound {
-    pub fn new(
-        discovery: Arc<Discovery>,
-        identity: Arc<Identity>,
-        metrics: Arc<Metrics>,
-        draining: Draining,
-        pod_ip: IpAddr,
-        own_ports: Vec<u16>,
-    ) -> Self {
-        Self {
-            discovery,
-            identity,
-            metrics,
-            draining,
-            pod_ip,
-            own_ports,
-            apps: Mutex::default(),
-            peers: Mutex::default(),
-        }
-    }
-
-    /// The client for one of the app's ports; there are as many as the workload declares.
-    fn app(&self, port: u16) -> Arc<Client> {
-        let addr = SocketAddr::new(self.pod_ip, port);
-        let make = || Client::new(Transport::new(addr, None, None, self.identity.clone()), None);
-        self.apps.lock().entry(port).or_insert_with(make).clone()
+    /// The client for one of the app's ports.
+    fn app(&self, at: SocketAddr) -> Arc<Client> {
+        let transport = || Transport::new(at, None, None, self.identity.clone(), self.dialer);
+        remembered(&mut self.apps.lock(), at, APP_PORTS_MAX, || Client::new(transport(), None))
     }
 
     /// Closes idle connections to the app. Called now and then.
@@ -88,94 +88,224 @@ impl Inbound {
     }
 
     /// Numbers about one client.
-    fn peer(&self, id: &SpiffeId, port: u16) -> Arc<Peer> {
-        let mut peers = self.peers.lock();
-        if let Some(peer) = peers.get(&(id.clone(), port)) {
-            return peer.clone();
-        }
-        if peers.len() >= LIVE_SERIES_MAX {
-            peers.retain(|_, peer| Arc::strong_count(peer) > 1);
-        }
-        let key = Key {
-            direction: Direction::Inbound,
-            peer_namespace: id.namespace().to_owned(),
-            peer: format!("sa/{}", id.service_account()),
-            service: None,
-            route: DEFAULT_ROUTE.to_owned(),
+    fn peer(&self, call: &Call) -> Arc<Peer> {
+        let (id, port) = (call.peer.as_ref(), call.at.port());
+        let make = || {
+            let key = Key {
+                direction: Direction::Inbound,
+                peer_namespace: id.map_or("", SpiffeId::namespace).to_owned(),
+                peer: id.map_or_else(|| "unmeshed".to_owned(), |id| format!("sa/{}", id.service_account())),
+                service: None,
+                route: DEFAULT_ROUTE.to_owned(),
+            };
+            let mut labels = vec![("tls", if id.is_some() { "true" } else { "no_identity" }.to_owned())];
+            labels.extend(id.map(|id| ("client_id", id.to_string())));
+            labels.push(("srv_port", port.to_string()));
+            self.metrics.peer(&key, labels)
         };
-        let labels = vec![("tls", "true".to_owned()), ("client_id", id.to_string()), ("srv_port", port.to_string())];
-        let peer = self.metrics.peer(&key, labels);
-        peers.insert((id.clone(), port), peer.clone());
-        peer
+        remembered(&mut self.peers.lock(), (id.cloned(), port), LIVE_SERIES_MAX, make)
     }
 
     /// Authorize: the workload's policy of this moment.
-    fn authorize(&self, port: u16, peer: Option<&SpiffeId>) -> Result<(), Error> {
-        let policy = self.discovery.inbound().borrow();
-        let policy = policy.as_ref().ok_or(Error::Denied("the workload's policy is not known yet"))?;
-        match authorize(policy.mode, &policy.ports, port, peer) {
+    fn authorize(&self, call: &Call) -> Result<(), Error> {
+        match authorize(self.policy()?.mode, call.peer.as_ref()) {
             Decision::Deny(reason) => Err(Error::Denied(reason)),
-            Decision::Allow if self.own_ports.contains(&port) => Err(Error::Denied("the port is the proxy's own")),
+            Decision::Allow if self.own_ports.contains(&call.at.port()) => {
+                Err(Error::Denied("the port is the proxy's own"))
+            }
             Decision::Allow => Ok(()),
         }
     }
+
+    /// The same for a connection, counted.
+    fn let_in(&self, call: &Call) -> Result<(), Error> {
+        self.authorize(call).inspect_err(|error| self.metrics.denied(error))?;
+        self.metrics.allowed(call.at.port());
+        Ok(())
+    }
+
+    fn policy(&self) -> Result<discovery::Inbound, Error> {
+        let policy = self.discovery.inbound().borrow();
+        policy.clone().ok_or(Error::Denied("the workload's policy is not known yet"))
+    }
+
+    /// What one of the app's ports is declared to speak.
+    fn declared(&self, port: u16) -> Declared {
+        let policy = self.discovery.inbound().borrow();
+        let ports = policy.iter().flat_map(|policy| &policy.ports);
+        ports.copied().find(|(declared, _)| *declared == port).map_or(Declared::Nothing, |(_, speaks)| speaks)
+    }
+
+    /// Whether a client that says nothing may be an app's, and not a proxy that is slow to begin its handshake.
+    fn may_wait_for_the_server(&self, destination: Option<SocketAddr>) -> Option<SocketAddr> {
+        let permissive = self.policy().is_ok_and(|policy| policy.mode == Mode::Permissive);
+        destination.filter(|at| permissive && self.declared(at.port()) != Declared::Http)
+    }
+}
+
+/// The entry of a map that stays small: when it is full, what nobody holds is forgotten.
+fn remembered<K: Eq + Hash, V>(
+    map: &mut HashMap<K, Arc<V>>,
+    key: K,
+    most: usize,
+    make: impl FnOnce() -> Arc<V>,
+) -> Arc<V> {
+    if let Some(known) = map.get(&key) {
+        return known.clone();
+    }
+    if map.len() >= most {
+        map.retain(|_, value| Arc::strong_count(value) > 1);
+    }
+    let made = make();
+    map.insert(key, made.clone());
+    made
 }
 
 /// Once per socket.
-pub async fn connection(inbound: Arc<Inbound>, socket: TcpStream, from: SocketAddr) {
-    let served = serve(&inbound, socket).await;
-    if let Err(error) = served {
+pub async fn connection(inbound: Arc<Inbound>, arrived: Arrived) {
+    let from = arrived.from;
+    if let Err(error) = serve(&inbound, arrived).await {
         inbound.metrics.error(Direction::Inbound, &error, Some(from));
     }
 }
 
-async fn serve(inbound: &Arc<Inbound>, socket: TcpStream) -> Result<(), Error> {
-    // TLS: who is it? A plain or foreign connection says not where it is meant for, so there is nothing to serve.
-    let accepted = timeout(HANDSHAKE_TIMEOUT, tls::accept(socket, &inbound.identity)).await;
-    let late = || Error::Forbidden(Refusal::new(RefusalKind::NotTls, "no TLS handshake within 10 s"));
-    let connection = match accepted.unwrap_or_else(|_| Err(late()))? {
-        Accepted::Mesh(connection) => connection,
-        Accepted::Foreign => return Err(no_mesh_tls(inbound)),
-        Accepted::Plain(protocol, socket) => {
-            let error = no_mesh_tls(inbound);
+async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
+    let Arrived { mut socket, destination, .. } = arrived;
+    // Detect: TLS or plain, by the first bytes. A client that is silent may wait for the server to speak.
+    let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
+    let mut dialled = None;
+    let waits_for = inbound.may_wait_for_the_server(destination);
+    let patience = if waits_for.is_some() { SILENCE_GRACE_INBOUND } else { HANDSHAKE_TIMEOUT };
+    let mut began = first::read(&mut socket, &mut bytes, patience, AMBIGUOUS_TIMEOUT).await?;
+    if let (First::Silence, Some(at)) = (&began, waits_for) {
+        let mut app = inbound.app(at).transport.connect(Alpn::Tcp).await?;
+        let mut greeting = BytesMut::new();
+        began = first::race(&mut socket, &mut bytes, &mut app, &mut greeting).await?;
+        dialled = Some(Rewound::new(greeting.freeze(), app));
+    }
+    let plain = match began {
+        First::Closed => return Ok(()),
+        First::Silence => {
+            return Err(Error::Forbidden(Refusal::new(RefusalKind::NotTls, "no TLS handshake within 10 s")));
+        }
+        // TLS: the mesh's own is terminated here, the app's passes untouched.
+        First::Client(Protocol::Tls) => {
+            let accepted = timeout(HANDSHAKE_TIMEOUT, tls::accept(socket, bytes, &inbound.identity)).await;
+            let late =
+                || Error::Forbidden(Refusal::new(RefusalKind::NotTls, "the TLS handshake took longer than 10 s"));
+            match accepted.unwrap_or_else(|_| Err(late()))? {
+                Ok(connection) => return mesh_connection(inbound, *connection, destination).await,
+                Err(foreign) => Plain { io: foreign, protocol: Protocol::Opaque, dialled },
+            }
+        }
+        First::Client(protocol) => Plain { io: Rewound::new(bytes.freeze(), socket), protocol, dialled },
+        First::Server => Plain { io: Rewound::new(bytes.freeze(), socket), protocol: Protocol::Opaque, dialled },
+    };
+    plain_connection(inbound, plain, destination).await
+}
+
+/// A peer that proved who it is.
+async fn mesh_connection(
+    inbound: &Arc<Inbound>,
+    connection: MeshConnection,
+    destination: Option<SocketAddr>,
+) -> Result<(), Error> {
+    let MeshConnection { io, peer, alpn, sni } = connection;
+    // Where, and may it?
+    let at = where_to(inbound, destination, sni.as_deref()).inspect_err(|error| inbound.metrics.denied(error))?;
+    let call = Call { peer: Some(peer), at };
+    inbound.let_in(&call)?;
+    match alpn {
+        Alpn::Tcp => {
+            let app = inbound.app(at).transport.connect(Alpn::Tcp).await?;
+            Ok(tcp::forward(app, io, &inbound.peer(&call).connection()).await?)
+        }
+        Alpn::H1 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11).await,
+        Alpn::H1H2 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_2).await,
+        Alpn::H2 => http_connection(inbound, call, io, Carrier::Http2, Version::HTTP_2).await,
+    }
+}
+
+/// A connection without mesh TLS.
+struct Plain {
+    io: Rewound<TcpStream>,
+    protocol: Protocol,
+    /// The app, where it was dialled already because the client was silent.
+    dialled: Option<Rewound<Io>>,
+}
+
+/// A client that proves nothing: served where the workload is permissive, and the kernel says where it wanted to go.
+async fn plain_connection(inbound: &Arc<Inbound>, plain: Plain, destination: Option<SocketAddr>) -> Result<(), Error> {
+    let Plain { io, protocol, dialled } = plain;
+    let call = destination.map(|at| Call { peer: None, at });
+    let allowed = match &call {
+        Some(call) => inbound.let_in(call),
+        None => Err(no_mesh_tls(inbound)),
+    };
+    let call = match (allowed, call) {
+        (Ok(()), Some(call)) => call,
+        (Ok(()), None) => return Ok(()),
+        (Err(error), _) => {
             if protocol == Protocol::Http1 {
-                tell(socket, &error).await;
+                tell(io, &error).await;
             }
             return Err(error);
         }
     };
-    let MeshConnection { io, peer, alpn, sni } = *connection;
-    // Where, and may it?
-    let port = where_to(sni.as_deref())?;
-    inbound.authorize(port, Some(&peer)).inspect_err(|error| inbound.metrics.denied(error))?;
-    inbound.metrics.allowed(port);
-
-    let numbers = inbound.peer(&peer, port);
-    let counted = numbers.connection();
-    let client = Arc::new(FromClient { inbound: inbound.clone(), peer, port, numbers, app: inbound.app(port), alpn });
-    let handler = {
-        let client = client.clone();
-        move |incoming| {
-            let client = client.clone();
-            async move { request(&client, incoming).await }
+    let http = inbound.declared(call.at.port()) != Declared::Opaque;
+    match protocol {
+        Protocol::Http1 if http => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11).await,
+        Protocol::Http2 if http => http_connection(inbound, call, io, Carrier::Http2, Version::HTTP_2).await,
+        _ => {
+            let app = match dialled {
+                Some(app) => app,
+                None => Rewound::new(Bytes::new(), inbound.app(call.at).transport.connect(Alpn::Tcp).await?),
+            };
+            Ok(tcp::forward(app, io, &inbound.peer(&call).connection()).await?)
         }
-    };
-    let ended = match alpn {
-        Alpn::Tcp => return tcp_connection(&client, io, &counted).await,
-        Alpn::H1 => server::serve_http1(io, inbound.draining.clone(), handler).await,
-        Alpn::H2 | Alpn::H1H2 => server::serve_http2(io, inbound.draining.clone(), handler).await,
-    };
-    server::ended(ended)
+    }
 }
 
-/// Where: the SNI names the port, since nothing redirected the connection.
-fn where_to(sni: Option<&str>) -> Result<u16, Error> {
+/// Serves the requests of one connection: `version` is the client's, `carrier` the app's.
+async fn http_connection<I>(
+    inbound: &Arc<Inbound>,
+    call: Call,
+    io: I,
+    carrier: Carrier,
+    version: Version,
+) -> Result<(), Error>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let numbers = inbound.peer(&call);
+    let _counted = numbers.connection();
+    let app = inbound.app(call.at);
+    let client = Arc::new(FromClient { inbound: inbound.clone(), call, numbers, app, carrier, version });
+    let handler = move |incoming| {
+        let client = client.clone();
+        async move { request(&client, incoming).await }
+    };
+    let draining = inbound.draining.clone();
+    server::ended(match version {
+        Version::HTTP_2 => server::serve_http2(io, crate::config::STREAMS_MAX, draining, handler).await,
+        _ => server::serve_http1(io, draining, handler).await,
+    })
+}
+
+/// Where: the kernel says, if it redirected the connection; else the SNI names a port that the workload declares.
+fn where_to(inbound: &Inbound, destination: Option<SocketAddr>, sni: Option<&str>) -> Result<SocketAddr, Error> {
+    if let Some(destination) = destination {
+        return Ok(destination);
+    }
     let (port, _, _) = sni.and_then(sni::parse).ok_or(Error::Denied("the connection's SNI names no port of ours"))?;
-    Ok(port)
+    if !inbound.policy()?.ports.iter().any(|(declared, _)| *declared == port) {
+        return Err(Error::Denied("the workload declares no such port"));
+    }
+    Ok(SocketAddr::new(inbound.pod_ip, port))
 }
 
 /// Tells a plain HTTP/1 client why it is not served: otherwise its people see a connection that just closes.
-async fn tell(mut socket: TcpStream, error: &Error) {
+async fn tell(mut socket: Rewound<TcpStream>, error: &Error) {
     let body = format!("lacewing: {error}\n");
     let head = format!(
         "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nconnection: close\r\n{}: {}\r\n\r\n",
@@ -187,42 +317,47 @@ async fn tell(mut socket: TcpStream, error: &Error) {
     let _ = timeout(HANDSHAKE_TIMEOUT, socket.write_all(format!("{head}{body}").as_bytes())).await;
 }
 
+/// Nothing says where the connection is meant for.
 fn no_mesh_tls(inbound: &Inbound) -> Error {
-    let strict = inbound.discovery.inbound().borrow().as_ref().is_none_or(|policy| policy.mode == Mode::Strict);
-    let reason = if strict {
-        "this workload takes mesh TLS only (strict): the client is not in the mesh, or bypassed its own proxy"
-    } else {
-        "not mesh TLS, and nothing says where it is meant for"
-    };
-    let error = Error::Denied(reason);
+    let strict = inbound.policy().is_ok_and(|policy| policy.mode == Mode::Strict);
+    let unknown = Error::Denied("not mesh TLS, and nothing says where it is meant for");
+    let error = if strict { authorize_nobody() } else { unknown };
     inbound.metrics.denied(&error);
     error
+}
+
+fn authorize_nobody() -> Error {
+    match authorize(Mode::Strict, None) {
+        Decision::Deny(reason) => Error::Denied(reason),
+        Decision::Allow => Error::Denied("the workload takes mesh TLS only"),
+    }
 }
 
 /// A client's connection, for its requests.
 struct FromClient {
     inbound: Arc<Inbound>,
-    peer: SpiffeId,
-    port: u16,
+    call: Call,
     numbers: Arc<Peer>,
     app: Arc<Client>,
-    alpn: Alpn,
+    carrier: Carrier,
+    version: Version,
 }
 
 /// Once per request. An `Err` resets the HTTP/2 stream.
-async fn request(client: &FromClient, incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
+async fn request(client: &FromClient, mut incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
     client.numbers.request();
+    let wish = upgrade::wish(&mut incoming);
     let (grpc, bodyless) = (headers::is_grpc(incoming.headers()), incoming.method() == Method::HEAD);
-    let error = match forward(client, incoming, received).await {
+    let error = match forward(client, incoming, wish, received).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
     client.inbound.metrics.error(Direction::Inbound, &error, None);
     client.numbers.response(error.status(), None, Class::Failure, received.elapsed());
-    match (&error, client.alpn) {
+    match (&error, client.version) {
         // The app did not see it: the client's proxy may send it elsewhere (RFC 9113, 8.7).
-        (Error::Connect { .. } | Error::Refused, Alpn::H2 | Alpn::H1H2) => Err(h2::Reason::REFUSED_STREAM.into()),
+        (Error::Connect { .. } | Error::Refused, Version::HTTP_2) => Err(h2::Reason::REFUSED_STREAM.into()),
         (Error::Connect { .. } | Error::Refused, _) => {
             let mut response = server::refuse(&error, grpc, bodyless);
             response.headers_mut().insert(headers::REFUSED, HeaderValue::from_static("1"));
@@ -232,36 +367,48 @@ async fn request(client: &FromClient, incoming: Request<Incoming>) -> Result<Res
     }
 }
 
-async fn forward(client: &FromClient, incoming: Request<Incoming>, received: Instant) -> Result<Response<Body>, Error> {
+async fn forward(
+    client: &FromClient,
+    incoming: Request<Incoming>,
+    wish: Option<Wish>,
+    received: Instant,
+) -> Result<Response<Body>, Error> {
     // Authorize: again for each request, since policy may have changed.
-    client.inbound.authorize(client.port, Some(&client.peer))?;
+    client.inbound.authorize(&client.call)?;
     let (mut head, body) = incoming.into_parts();
-    let authority = headers::authority(&head)?;
+    if head.method == Method::CONNECT && !client.inbound.allow_connect {
+        return Err(Error::Denied("CONNECT is not allowed for this workload (LACEWING_ALLOW_CONNECT)"));
+    }
+    let authority = headers::authority(&head, Some(client.call.at))?;
     headers::strip_reserved(&mut head.headers);
     headers::strip_hop_by_hop(&mut head.headers);
-    headers::set_client_id(&mut head.headers, Some(&client.peer));
+    headers::set_client_id(&mut head.headers, client.call.peer.as_ref());
+    if let Some(wish) = &wish {
+        wish.say(&mut head.headers);
+    }
     // Send: to the app, in the version that the client's side speaks.
-    let carrier = if client.alpn == Alpn::H2 { Carrier::Http2 } else { Carrier::Http1 };
-    match carrier {
+    match client.carrier {
         Carrier::Http1 => headers::to_http1(&mut head, &authority),
         Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &authority),
     }
-    let sent = client.app.send(Request::from_parts(head, Body::incoming(body)), carrier).await;
-    let Answered { response, connection, .. } = sent.map_err(|failed| failed.error)?;
+    let sent = client.app.send(Request::from_parts(head, Body::incoming(body)), client.carrier).await;
+    let Answered { mut response, mut connection, .. } = sent.map_err(|failed| failed.error)?;
+    let granted = wish.filter(|wish| wish.is_granted(response.status()));
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS && granted.is_none() {
+        return Err(Error::BadAnswer("the server switched protocols, and nobody had asked it to"));
+    }
+    let switched = upgrade::agreed(&response);
+    if let Some(wish) = granted {
+        wish.tunnel(&mut response, connection.take(), &client.numbers, client.inbound.draining.clone());
+    }
     // Stream back, and record at the end of the stream.
     let (mut head, body) = response.into_parts();
     headers::strip_reserved(&mut head.headers);
     headers::strip_hop_by_hop(&mut head.headers);
-    head.version = if client.alpn == Alpn::H1 { Version::HTTP_11 } else { Version::HTTP_2 };
+    if let Some(protocol) = switched {
+        upgrade::put(&mut head.headers, protocol);
+    }
+    head.version = client.version;
     let record = Record::new(client.numbers.clone(), &head, connection, received.elapsed());
     Ok(Response::from_parts(head, Body::incoming(body).recorded(Box::new(record))))
-}
-
-/// Once per socket of raw TCP: connect to the app, copy, record.
-async fn tcp_connection<I>(client: &FromClient, io: I, counted: &ConnectionGuard) -> Result<(), Error>
-where
-    I: AsyncRead + AsyncWrite + Unpin,
-{
-    let app = client.app.transport.connect(Alpn::Tcp).await?;
-    Ok(tcp::forward(app, io, counted).await?)
 }

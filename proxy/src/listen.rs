@@ -1,5 +1,6 @@
 //! Accepts connections: a bounded number at a time, each in a task of its own, so that a panic ends one connection and
-//! no other. Draining stops the accepting, tells every connection, and waits for them.
+//! no other. A pod that is to go tells its clients first (*leaving*) and still serves them; draining stops the accepting,
+//! too, and waits for those who are at work.
 
 use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -11,12 +12,28 @@ use tokio::{
 
 use crate::{
     config::{ACCEPT_PAUSE, CONNECTIONS_MAX},
-    tls,
+    socket,
 };
+
+/// A connection, and where it was meant for.
+pub struct Arrived {
+    pub socket: TcpStream,
+    pub from: SocketAddr,
+    /// Set if the kernel redirected it here.
+    pub destination: Option<SocketAddr>,
+}
+
+/// How far the proxy is on its way out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    Leaving,
+    Stopping,
+}
 
 /// The wish to stop, and the count of who is still at work.
 pub struct Drain {
-    signal: watch::Sender<bool>,
+    signal: watch::Sender<Stage>,
     /// Never sends: it ends when every [`Draining`] is gone.
     alive: mpsc::Receiver<()>,
     handle: Draining,
@@ -25,13 +42,13 @@ pub struct Drain {
 /// Held by everything that must end before the process does.
 #[derive(Clone)]
 pub struct Draining {
-    signal: watch::Receiver<bool>,
+    signal: watch::Receiver<Stage>,
     _alive: mpsc::Sender<()>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        let (signal, receiver) = watch::channel(false);
+        let (signal, receiver) = watch::channel(Stage::Serving);
         let (sender, alive) = mpsc::channel(1);
         Self { signal, alive, handle: Draining { signal: receiver, _alive: sender } }
     }
@@ -42,27 +59,46 @@ impl Drain {
         self.handle.clone()
     }
 
+    pub fn leaver(&self) -> Leaver {
+        Leaver(self.signal.clone())
+    }
+
     /// Tells everyone, and waits until all are gone or `patience` is over. Returns whether all were gone.
     pub async fn drain(self, patience: Duration) -> bool {
         let Self { signal, mut alive, handle } = self;
-        signal.send_replace(true);
+        signal.send_replace(Stage::Stopping);
         drop(handle);
         timeout(patience, alive.recv()).await.is_ok()
     }
 }
 
+/// Can say that the pod is to go.
+pub struct Leaver(watch::Sender<Stage>);
+
+impl Leaver {
+    /// Asks clients to go elsewhere; they are still served.
+    pub fn leave(&self) {
+        self.0.send_if_modified(|stage| std::mem::replace(stage, (*stage).max(Stage::Leaving)) < Stage::Leaving);
+    }
+}
+
 impl Draining {
-    /// Resolves when the proxy begins to drain.
+    /// Resolves when clients are to go elsewhere.
     pub async fn started(&mut self) {
         // An error means that the drain itself is gone: the process is at its end.
-        let _ = self.signal.wait_for(|draining| *draining).await;
+        let _ = self.signal.wait_for(|stage| *stage >= Stage::Leaving).await;
+    }
+
+    /// Resolves when nothing more is to be accepted.
+    async fn stopping(&mut self) {
+        let _ = self.signal.wait_for(|stage| *stage == Stage::Stopping).await;
     }
 }
 
 /// Accepts until draining begins.
 pub async fn accept<C, F>(listener: TcpListener, mut draining: Draining, connection: C)
 where
-    C: Fn(TcpStream, SocketAddr) -> F,
+    C: Fn(Arrived) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -71,11 +107,12 @@ where
         let Ok(slot) = slots.clone().acquire_owned().await else { return };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = draining.started() => return,
+            () = draining.stopping() => return,
         };
-        match accepted.and_then(|(socket, from)| tls::tune(&socket).map(|()| (socket, from))) {
+        match accepted.and_then(|(socket, from)| socket::tune(&socket).map(|()| (socket, from))) {
             Ok((socket, from)) => {
-                let work = connection(socket, from);
+                let destination = socket::redirected_from(&socket);
+                let work = connection(Arrived { socket, from, destination });
                 let alive = draining.clone();
                 tokio::spawn(async move {
                     work.await;
@@ -106,5 +143,17 @@ mod tests {
         let drain = Drain::default();
         let _held = drain.handle();
         assert!(!drain.drain(Duration::from_secs(5)).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn leaving_tells_clients_and_accepts_on() {
+        let drain = Drain::default();
+        let (mut told, mut accepting) = (drain.handle(), drain.handle());
+        drain.leaver().leave();
+        told.started().await;
+        assert!(timeout(Duration::from_secs(60), accepting.stopping()).await.is_err());
+        drop(told);
+        let (all_gone, ()) = tokio::join!(drain.drain(Duration::from_secs(5)), async move { accepting.stopping().await });
+        assert!(all_gone);
     }
 }

@@ -1,39 +1,49 @@
-//! SPINE. From the app to the mesh: accept → detect → per request: route → look up → pick → send → stream back →
-//! record. Read it from top to bottom; each phase is a call into the file of that name.
+//! SPINE. From the app to the mesh: accept → look up → detect → per request: route → pick → send → stream back → record.
+//! Read it from top to bottom; each phase is a call into the file of that name. In a pod the kernel says where the app
+//! wanted to go; without redirection each request names its destination, so look up comes after route.
 //!
 //! It decides nothing by itself but the order, and the retry: a visible loop, in which a request goes to another endpoint
 //! only if the error, the route, the limits and the budget all allow it.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use bytes::BytesMut;
-use http::{Method, Request, Response, Version, request};
+use http::{Method, Request, Response, StatusCode, Version, request};
 use hyper::body::Incoming;
 use tokio::{
-    io::AsyncReadExt,
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    time::{Instant, timeout},
+    time::Instant,
 };
 
 use crate::{
     balance::{Awaiting, InFlight, Loaded},
-    config::{DETECT_BYTES_MAX, DETECT_TIMEOUT, RETRY_LIMIT, RETRY_UNPROCESSED_LIMIT},
-    detect::{Protocol, detect},
-    discovery::Discovery,
+    config::{
+        AMBIGUOUS_TIMEOUT, DETECT_TIMEOUT, FIRST_BYTES, KEEP_ALIVE_TIMEOUT, RETRY_LIMIT, RETRY_UNPROCESSED_LIMIT,
+    },
+    detect::Protocol,
+    discovery::{AsIs, Discovery, Place, Target},
     endpoint::{Backend, Endpoint},
     error::{Error, Retry},
+    first::{self, Declared, First},
     http::{
         body::{Body, ReplayHandle},
         client::{Answered, Carrier, Failed},
         headers, server,
+        upgrade::{self, Wish},
     },
-    listen::Draining,
-    live::Direction,
-    metrics::{Class, Metrics},
+    listen::{Arrived, Draining},
+    live::{Direction, Key},
+    metrics::{Class, Metrics, Peer},
     record::Record,
-    route::{self, Route},
+    route::{self, DEFAULT_ROUTE, Route},
+    socket::Dialer,
     tcp,
-    tls::{Alpn, Rewound},
+    tls::{Alpn, Io, Rewound},
 };
 
 /// What the outbound side works with.
@@ -41,73 +51,155 @@ pub struct Outbound {
     pub discovery: Arc<Discovery>,
     pub metrics: Arc<Metrics>,
     pub draining: Draining,
+    pub dialer: Dialer,
+    pub allow_connect: bool,
+    /// Ports of the proxy itself: never a destination on loopback.
+    pub own_ports: Vec<u16>,
+    /// Numbers about what is not the mesh's business, by its kind.
+    pub as_is: [OnceLock<Arc<Peer>>; AsIs::ALL.len()],
 }
 
-/// Where a connection's requests go.
+/// What a listener is for.
 #[derive(Clone)]
-pub enum Destination {
-    /// HTTP: each request names its own.
-    Authority,
-    /// Raw TCP to this one (`host:port`).
+pub enum Listener {
+    /// Redirected connections; and HTTP in which each request names its destination.
+    Outbound,
+    /// Raw TCP to this target (`host:port`).
     Mapped(Arc<str>),
 }
 
+/// Where a connection's requests go.
+enum To {
+    /// Each request names its own.
+    Authority,
+    /// Where the app's connection was meant for.
+    Dialled(SocketAddr, Arc<Target>),
+}
+
 /// Once per socket.
-pub async fn connection(outbound: Arc<Outbound>, socket: TcpStream, from: SocketAddr, destination: Destination) {
-    let served = match destination {
-        Destination::Authority => http_connection(&outbound, socket).await,
-        Destination::Mapped(target) => tcp_connection(&outbound, socket, &target).await,
+pub async fn connection(outbound: Arc<Outbound>, arrived: Arrived, listener: Listener) {
+    let Arrived { socket, from, destination } = arrived;
+    let served = match (destination, listener) {
+        (Some(addr), _) => redirected(&outbound, socket, addr).await,
+        (None, Listener::Outbound) => by_authority(&outbound, socket).await,
+        (None, Listener::Mapped(target)) => mapped(&outbound, socket, &target).await,
     };
     if let Err(error) = served {
         outbound.metrics.error(Direction::Outbound, &error, Some(from));
     }
 }
 
-/// Connections of an app that names the destination in each request.
-async fn http_connection(outbound: &Arc<Outbound>, mut socket: TcpStream) -> Result<(), Error> {
-    // Detect: the first bytes tell HTTP/1 from HTTP/2; anything else has no destination here.
-    let mut first = BytesMut::new();
-    let protocol = timeout(DETECT_TIMEOUT, first_bytes(&mut socket, &mut first)).await;
-    let protocol = protocol.unwrap_or(Err(Error::BadRequest("no request came within 10 s")))?;
-    let io = Rewound::new(first.freeze(), socket);
-    let spine = outbound.clone();
-    let handler = move |incoming| {
-        let spine = spine.clone();
-        async move { Ok::<_, std::convert::Infallible>(request(&spine, incoming).await) }
+/// A connection that the kernel redirected here: the app knows nothing of us.
+async fn redirected(outbound: &Arc<Outbound>, mut socket: TcpStream, addr: SocketAddr) -> Result<(), Error> {
+    if addr.ip().is_loopback() && outbound.own_ports.contains(&addr.port()) {
+        return Err(Error::Denied("the destination is this proxy itself"));
+    }
+    // Look up: what is there?
+    let target = match outbound.discovery.at(addr).await? {
+        Place::Known(target) => target,
+        Place::AsIs(why) => return as_is(outbound, socket, addr, why).await,
     };
-    let ended = match protocol {
-        Some(Protocol::Http1) => server::serve_http1(io, outbound.draining.clone(), handler).await,
-        Some(Protocol::Http2) => server::serve_http2(io, outbound.draining.clone(), handler).await,
-        Some(Protocol::Tls | Protocol::Opaque) => {
-            return Err(Error::BadRequest("this port takes HTTP only: for TCP, map a port (LACEWING_OUTBOUND_MAP)"));
-        }
-        None => Ok(()), // the client left without a word
+    let (backend, declared) = target.current()?;
+    // Detect: by declaration, by the client's first bytes, or by who speaks first. A server that is dialled for that
+    // counts neither for the balancer nor for the breaker.
+    let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
+    let mut dialled = None;
+    let mut began = match declared {
+        Declared::Opaque => First::Client(Protocol::Opaque),
+        Declared::Http => first::read(&mut socket, &mut bytes, KEEP_ALIVE_TIMEOUT, AMBIGUOUS_TIMEOUT).await?,
+        Declared::Nothing => first::read(&mut socket, &mut bytes, backend.speaks.grace(), AMBIGUOUS_TIMEOUT).await?,
     };
-    server::ended(ended)
-}
-
-/// Reads until the protocol is told; `None` if the client closes before its first byte.
-async fn first_bytes(socket: &mut TcpStream, first: &mut BytesMut) -> Result<Option<Protocol>, Error> {
-    loop {
-        if let Some(protocol) = detect(first) {
-            return Ok(Some(protocol));
+    if began == First::Silence && declared == Declared::Nothing {
+        let (endpoint, mut server, _) = connect(outbound, &backend).await?;
+        let mut greeting = BytesMut::new();
+        began = first::race(&mut socket, &mut bytes, &mut server, &mut greeting).await?;
+        dialled = Some((endpoint, Rewound::new(greeting.freeze(), server)));
+    }
+    backend.speaks.learn(&began);
+    let io = Rewound::new(bytes.freeze(), socket);
+    match began {
+        First::Closed | First::Silence => Ok(()),
+        First::Client(protocol @ (Protocol::Http1 | Protocol::Http2)) => {
+            drop(dialled);
+            http_connection(outbound, io, protocol, To::Dialled(addr, target)).await
         }
-        if first.len() >= DETECT_BYTES_MAX {
-            // A request line of this length: hyper has the right answer (414).
-            return Ok(Some(Protocol::Http1));
-        }
-        if socket.read_buf(first).await? == 0 {
-            return if first.is_empty() { Ok(None) } else { Err(Error::BadRequest("the request line broke off")) };
+        First::Client(Protocol::Tls | Protocol::Opaque) | First::Server => {
+            if let Some((endpoint, server)) = dialled {
+                return tcp_connection(io, &endpoint, server).await;
+            }
+            let (endpoint, server) = connect_counted(outbound, &backend).await?;
+            tcp_connection(io, &endpoint, server).await
         }
     }
 }
 
+/// Connections of an app that names the destination in each request.
+async fn by_authority(outbound: &Arc<Outbound>, mut socket: TcpStream) -> Result<(), Error> {
+    // Detect: the first bytes tell HTTP/1 from HTTP/2; anything else has no destination here.
+    let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
+    match first::read(&mut socket, &mut bytes, DETECT_TIMEOUT, DETECT_TIMEOUT).await? {
+        First::Client(protocol @ (Protocol::Http1 | Protocol::Http2)) => {
+            http_connection(outbound, Rewound::new(bytes.freeze(), socket), protocol, To::Authority).await
+        }
+        First::Client(_) | First::Server => {
+            Err(Error::BadRequest("this port takes HTTP only: for TCP, map a port (LACEWING_OUTBOUND_MAP)"))
+        }
+        First::Silence => Err(Error::BadRequest("no request came within 10 s")),
+        First::Closed => Ok(()),
+    }
+}
+
+/// Raw TCP to a target that a setting names.
+async fn mapped(outbound: &Arc<Outbound>, socket: TcpStream, target: &str) -> Result<(), Error> {
+    let backend = outbound.discovery.look_up(target).await?;
+    let (endpoint, server) = connect_counted(outbound, &backend).await?;
+    tcp_connection(socket, &endpoint, server).await
+}
+
+/// What is not the mesh's business passes as it is, and is counted.
+async fn as_is(outbound: &Outbound, socket: TcpStream, addr: SocketAddr, why: AsIs) -> Result<(), Error> {
+    let peer = outbound.as_is[why as usize].get_or_init(|| {
+        let key = Key {
+            direction: Direction::Outbound,
+            peer_namespace: String::new(),
+            peer: why.as_str().to_owned(),
+            service: None,
+            route: DEFAULT_ROUTE.to_owned(),
+        };
+        let labels = vec![("tls", "no_identity".to_owned()), ("dst_kind", why.as_str().to_owned())];
+        outbound.metrics.peer(&key, labels)
+    });
+    let failed = |cause| Error::Connect { addr, cause: Arc::new(cause) };
+    let server = outbound.dialer.connect(addr).await.map_err(failed)?;
+    Ok(tcp::forward(socket, server, &peer.connection()).await?)
+}
+
+/// Serves the requests of one connection.
+async fn http_connection(
+    outbound: &Arc<Outbound>,
+    io: Rewound<TcpStream>,
+    protocol: Protocol,
+    to: To,
+) -> Result<(), Error> {
+    let spine = Arc::new((outbound.clone(), to));
+    let handler = move |incoming| {
+        let spine = spine.clone();
+        async move { Ok::<_, std::convert::Infallible>(request(&spine.0, &spine.1, incoming).await) }
+    };
+    let draining = outbound.draining.clone();
+    server::ended(match protocol {
+        Protocol::Http2 => server::serve_http2(io, crate::config::STREAMS_MAX, draining, handler).await,
+        _ => server::serve_http1(io, draining, handler).await,
+    })
+}
+
 /// Once per request.
-pub async fn request(outbound: &Outbound, incoming: Request<Incoming>) -> Response<Body> {
+async fn request(outbound: &Outbound, to: &To, mut incoming: Request<Incoming>) -> Response<Body> {
     let received = Instant::now();
+    let wish = upgrade::wish(&mut incoming);
     let (head, body) = incoming.into_parts();
     let (grpc, bodyless) = (headers::is_grpc(&head.headers), head.method == Method::HEAD);
-    match forward(outbound, head, body, received).await {
+    match forward(outbound, to, head, body, wish, received).await {
         Ok(response) => response,
         Err(error) => {
             outbound.metrics.error(Direction::Outbound, &error, None);
@@ -118,17 +210,24 @@ pub async fn request(outbound: &Outbound, incoming: Request<Incoming>) -> Respon
 
 async fn forward(
     outbound: &Outbound,
+    to: &To,
     head: request::Parts,
     body: Incoming,
+    mut wish: Option<Wish>,
     received: Instant,
 ) -> Result<Response<Body>, Error> {
-    // Route: what the head decides.
-    let route = route::route(&head)?;
-    // Look up: what the destination is.
-    let backend = outbound.discovery.look_up(&route.target()).await?;
+    // Route: what the head decides; and look up, where the destination is known only now.
+    let (route, backend) = match to {
+        To::Authority => {
+            let route = route::route(&head, None, outbound.allow_connect)?;
+            let backend = outbound.discovery.look_up(&route.target()).await?;
+            (route, backend)
+        }
+        To::Dialled(addr, target) => (route::route(&head, Some(*addr), outbound.allow_connect)?, target.current()?.0),
+    };
     backend.budget.deposit(received);
 
-    let (mut attempt, kept) = Attempt::first(head, body, &route);
+    let (mut attempt, kept) = Attempt::first(head, body, &route, wish.as_ref());
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let mut retries = Retries::default();
     loop {
@@ -139,9 +238,14 @@ async fn forward(
         // Send: mesh TLS if the endpoint has an identity, and never without it then.
         let carrier = route.carrier(endpoint.is_meshed());
         let (error, unsent) = match endpoint.client.send(attempt.request(&route, carrier), carrier).await {
-            Ok(answered) => {
-                let Some(error) = broken_answer(&answered, &endpoint) else {
+            Ok(mut answered) => {
+                let Some(error) = bad_answer(&answered, &endpoint, wish.as_ref()) else {
                     let in_flight = awaiting.answered(answered.sent);
+                    if let Some(wish) = wish.take_if(|wish| wish.is_granted(answered.response.status())) {
+                        let connection = answered.connection.take();
+                        let draining = outbound.draining.clone();
+                        wish.tunnel(&mut answered.response, connection, &endpoint.metrics, draining);
+                    }
                     return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
                 };
                 (error, None)
@@ -178,9 +282,12 @@ struct Kept {
 
 impl Attempt {
     /// The request as it came, without what ends here; and a copy where it could be sent twice.
-    fn first(mut head: request::Parts, body: Incoming, route: &Route) -> (Self, Option<Kept>) {
+    fn first(mut head: request::Parts, body: Incoming, route: &Route, wish: Option<&Wish>) -> (Self, Option<Kept>) {
         headers::strip_reserved(&mut head.headers);
         headers::strip_hop_by_hop(&mut head.headers);
+        if let Some(wish) = wish {
+            wish.say(&mut head.headers);
+        }
         let body = Body::incoming(body);
         if !(route.replayable || http_body::Body::is_end_stream(&body)) {
             return (Self { head, body }, None);
@@ -243,9 +350,13 @@ impl Retries {
     }
 }
 
-/// An answer that a meshed endpoint's own proxy made, because its app gave none.
-fn broken_answer(answered: &Answered, endpoint: &Endpoint) -> Option<Error> {
-    let headers = answered.response.headers();
+/// An answer that is none: to something that nobody asked for, or made by a meshed endpoint's own proxy because its app
+/// gave none.
+fn bad_answer(answered: &Answered, endpoint: &Endpoint, wish: Option<&Wish>) -> Option<Error> {
+    let (status, headers) = (answered.response.status(), answered.response.headers());
+    if status == StatusCode::SWITCHING_PROTOCOLS && wish.is_none_or(|wish| !wish.is_granted(status)) {
+        return Some(Error::BadAnswer("the server switched protocols, and nobody had asked it to"));
+    }
     if !endpoint.is_meshed() {
         return None;
     }
@@ -265,28 +376,27 @@ fn stream_back(
     in_flight: InFlight<Endpoint>,
     received: Instant,
 ) -> Response<Body> {
+    let switched = upgrade::agreed(&answered.response);
     let (mut head, body) = answered.response.into_parts();
     headers::strip_reserved(&mut head.headers);
     headers::strip_hop_by_hop(&mut head.headers);
+    if let Some(protocol) = switched {
+        upgrade::put(&mut head.headers, protocol);
+    }
     head.version = if route.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
     let record = Record::new(endpoint.metrics.clone(), &head, answered.connection, received.elapsed());
     let record = record.outbound(backend.clone(), endpoint, in_flight);
     Response::from_parts(head, Body::incoming(body).recorded(Box::new(record)))
 }
 
-/// Once per socket of raw TCP: look up → pick → connect → copy → record.
-async fn tcp_connection(outbound: &Outbound, socket: TcpStream, target: &str) -> Result<(), Error> {
-    let backend = outbound.discovery.look_up(target).await?;
+/// Pick → connect, for raw TCP. What failed is retried elsewhere: nothing was sent yet.
+async fn connect(outbound: &Outbound, backend: &Backend) -> Result<(Arc<Endpoint>, Io, Duration), Error> {
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
-    let (endpoint, peer) = loop {
+    loop {
         let endpoint = backend.pick(&tried).await?;
         let started = Instant::now();
         match endpoint.client.transport.connect(Alpn::Tcp).await {
-            Ok(peer) => {
-                endpoint.load().observe(started.elapsed(), Instant::now());
-                backend.balancer.outcome(&endpoint, true, Instant::now());
-                break (endpoint, peer);
-            }
+            Ok(server) => return Ok((endpoint, server, started.elapsed())),
             Err(error) => {
                 backend.failed(&endpoint, &error);
                 outbound.metrics.error(Direction::Outbound, &error, None);
@@ -296,8 +406,24 @@ async fn tcp_connection(outbound: &Outbound, socket: TcpStream, target: &str) ->
                 }
             }
         }
-    };
+    }
+}
+
+/// The same, and the balancer learns from it.
+async fn connect_counted(outbound: &Outbound, backend: &Backend) -> Result<(Arc<Endpoint>, Io), Error> {
+    let (endpoint, server, took) = connect(outbound, backend).await?;
+    endpoint.load().observe(took, Instant::now());
+    backend.balancer.outcome(&endpoint, true, Instant::now());
+    Ok((endpoint, server))
+}
+
+/// Once per connection of raw TCP: copy → record.
+async fn tcp_connection<C, S>(client: C, endpoint: &Arc<Endpoint>, server: S) -> Result<(), Error>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let _in_flight = InFlight::new(endpoint.clone());
     let counted = endpoint.metrics.connection();
-    Ok(tcp::forward(socket, peer, &counted).await?)
+    Ok(tcp::forward(client, server, &counted).await?)
 }

@@ -1,6 +1,8 @@
 //! What a request's head decides: for whom it is, over which HTTP version it travels, and whether it may be sent again.
 //! Pure. Rules of routes and profiles become further inputs of [`route`]; the spine does not change.
 
+use std::net::SocketAddr;
+
 use http::{Method, Version, header::CONTENT_LENGTH, request, uri};
 
 use crate::{
@@ -20,23 +22,31 @@ pub struct Route {
     pub replayable: bool,
     /// It came as HTTP/2.
     pub http2: bool,
+    /// It wants to turn its connection into a tunnel (`Upgrade`, `CONNECT`), so it needs one of its own.
+    pub tunnel: bool,
 }
 
 /// The name of the route that every request takes while nobody defined others.
 pub const DEFAULT_ROUTE: &str = "default";
 
-/// Reads the head.
+/// Reads the head. `dialled`: where the app's connection was meant for, if that is known; then the head need not say.
 ///
 /// # Errors
-/// [`Error::BadRequest`]: no destination, or an ambiguous one; [`Error::Denied`]: `CONNECT`; [`Error::Upgrade`].
-pub fn route(head: &request::Parts) -> Result<Route, Error> {
-    if head.method == Method::CONNECT {
-        return Err(Error::Denied("CONNECT is not allowed: name the service in the request instead"));
+/// [`Error::BadRequest`]: no destination, or an ambiguous one; [`Error::Denied`]: `CONNECT` that is not to be carried.
+pub fn route(head: &request::Parts, dialled: Option<SocketAddr>, allow_connect: bool) -> Result<Route, Error> {
+    let connect = head.method == Method::CONNECT;
+    let tunnel = connect || headers::upgrade(head.version, &head.headers).is_some();
+    match (connect, dialled) {
+        (true, None) => return Err(Error::Denied("CONNECT is not allowed: name the service in the request instead")),
+        (true, Some(_)) if !allow_connect => {
+            return Err(Error::Denied("CONNECT is not allowed for this workload (LACEWING_ALLOW_CONNECT)"));
+        }
+        (true, Some(_)) if head.version != Version::HTTP_11 => {
+            return Err(Error::Denied("CONNECT is carried over HTTP/1.1 only"));
+        }
+        _ => {}
     }
-    if let Some(protocol) = headers::upgrade(&head.headers) {
-        return Err(Error::Upgrade(protocol));
-    }
-    let authority = headers::authority(head)?;
+    let authority = headers::authority(head, dialled)?;
     if authority.as_str().len() > TARGET_NAME_MAX {
         return Err(Error::BadRequest("the request's host name is too long"));
     }
@@ -52,7 +62,7 @@ pub fn route(head: &request::Parts) -> Result<Route, Error> {
         // Without a length, HTTP/1 has no body unless chunked; HTTP/2 might have one of any size.
         None => !chunked && head.version < Version::HTTP_2,
     };
-    Ok(Route { authority, idempotent, replayable, http2: head.version == Version::HTTP_2 })
+    Ok(Route { authority, idempotent, replayable, http2: head.version == Version::HTTP_2, tunnel })
 }
 
 impl Route {
@@ -66,8 +76,8 @@ impl Route {
     pub fn carrier(&self, meshed: bool) -> Carrier {
         match (self.http2, meshed) {
             (true, _) => Carrier::Http2,
-            (false, true) => Carrier::Http1InHttp2,
-            (false, false) => Carrier::Http1,
+            (false, true) if !self.tunnel => Carrier::Http1InHttp2,
+            (false, _) => Carrier::Http1,
         }
     }
 
@@ -88,7 +98,7 @@ mod tests {
     use super::*;
 
     fn read(request: Builder) -> Result<Route, Error> {
-        route(&request.body(()).unwrap().into_parts().0)
+        route(&request.body(()).unwrap().into_parts().0, None, true)
     }
 
     #[test]
@@ -129,10 +139,26 @@ mod tests {
     }
 
     #[test]
-    fn connect_and_upgrades_are_refused_by_name() {
-        assert!(matches!(read(Request::connect("web:80").header("host", "web")), Err(Error::Denied(_))));
+    fn tunnels_get_a_connection_of_their_own() {
         let get = || Request::get("/").header("host", "web").header("connection", "upgrade");
-        assert!(matches!(read(get().header("upgrade", "websocket")), Err(Error::Upgrade(_))));
-        assert!(read(get().header("upgrade", "h2c")).is_ok(), "offers of HTTP/2 are ignored (RFC 9113, 3.1)");
+        let websocket = read(get().header("upgrade", "websocket")).unwrap();
+        assert_eq!((websocket.carrier(true), websocket.carrier(false)), (Carrier::Http1, Carrier::Http1));
+        let h2c = read(get().header("upgrade", "h2c")).unwrap();
+        assert_eq!(h2c.carrier(true), Carrier::Http1InHttp2, "offers of HTTP/2 are ignored (RFC 9113, 3.1)");
+    }
+
+    #[test]
+    fn connect_is_carried_only_where_it_is_allowed_and_the_app_has_dialled_somebody() {
+        let dialled = Some("10.0.0.1:3128".parse().unwrap());
+        let connect = |version, dialled, allowed| {
+            let request = Request::connect("db:5432").version(version).header("host", "db:5432");
+            route(&request.body(()).unwrap().into_parts().0, dialled, allowed)
+        };
+        assert!(connect(Version::HTTP_11, dialled, true).unwrap().tunnel);
+        for (version, dialled, allowed) in
+            [(Version::HTTP_11, None, true), (Version::HTTP_11, dialled, false), (Version::HTTP_2, dialled, true)]
+        {
+            assert!(matches!(connect(version, dialled, allowed), Err(Error::Denied(_))));
+        }
     }
 }

@@ -1,51 +1,89 @@
 //! Raw TCP: copies bytes both ways until both sides are done, passing a half-close on, and counts as it goes. It knows
-//! nothing about protocols and never times a silent connection out.
+//! nothing about protocols and never times a silent connection out, unless one side has closed already.
 
 use std::{
     io,
     pin::Pin,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     task::{Context, Poll},
 };
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
 
-use crate::{config::COPY_BUFFER, metrics::ConnectionGuard};
+use crate::{
+    config::{COPY_BUFFER, HALF_CLOSED_TIMEOUT},
+    metrics::ConnectionGuard,
+};
 
-/// Copies between our side and the peer's; what goes over the peer's side is counted.
+/// Copies between our side and the peer's; what goes over the peer's side is counted. Ends a connection of which one side
+/// is closed and nothing moves for [`HALF_CLOSED_TIMEOUT`].
 ///
 /// # Errors
-/// One of the connections broke.
-pub async fn forward<A, B>(mut ours: A, peer: B, counted: &ConnectionGuard) -> io::Result<()>
+/// One of the connections broke, or was half-closed for too long.
+pub async fn forward<A, B>(ours: A, peer: B, counted: &ConnectionGuard) -> io::Result<()>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut peer = Counted { io: peer, counted };
-    copy_bidirectional_with_sizes(&mut ours, &mut peer, COPY_BUFFER, COPY_BUFFER).await.map(|_| ())
+    let progress = Progress::default();
+    let mut ours = Watched { io: ours, progress: &progress, counted: None };
+    let mut peer = Watched { io: peer, progress: &progress, counted: Some(counted) };
+    tokio::select! {
+        copied = copy_bidirectional_with_sizes(&mut ours, &mut peer, COPY_BUFFER, COPY_BUFFER) => copied.map(|_| ()),
+        () = progress.stalled() => Err(io::Error::new(io::ErrorKind::TimedOut, "half-closed, and nothing moves any more")),
+    }
 }
 
-struct Counted<'a, I> {
+/// What both directions have moved, and whether one has ended.
+#[derive(Default)]
+struct Progress {
+    moved: AtomicU64,
+    half_closed: AtomicBool,
+}
+
+impl Progress {
+    async fn stalled(&self) {
+        let mut seen = None;
+        let mut tick = tokio::time::interval(HALF_CLOSED_TIMEOUT);
+        loop {
+            tick.tick().await;
+            let now = self.half_closed.load(Relaxed).then(|| self.moved.load(Relaxed));
+            if now.is_some() && now == seen {
+                return;
+            }
+            seen = now;
+        }
+    }
+}
+
+/// One side, watched while it is copied.
+struct Watched<'a, I> {
     io: I,
-    counted: &'a ConnectionGuard,
+    progress: &'a Progress,
+    counted: Option<&'a ConnectionGuard>,
 }
 
-impl<I: AsyncRead + Unpin> AsyncRead for Counted<'_, I> {
+impl<I: AsyncRead + Unpin> AsyncRead for Watched<'_, I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let read = buf.filled().len() - before;
+        let read = (buf.filled().len() - before) as u64;
         if read > 0 {
-            self.counted.bytes(read as u64, 0);
+            self.progress.moved.fetch_add(read, Relaxed);
+            self.counted.inspect(|counted| counted.bytes(read, 0));
+        } else if polled.is_ready() {
+            self.progress.half_closed.store(true, Relaxed);
         }
         polled
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<'_, I> {
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<'_, I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let polled = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(written)) = polled {
-            self.counted.bytes(0, written as u64);
+            self.progress.moved.fetch_add(written as u64, Relaxed);
+            self.counted.inspect(|counted| counted.bytes(0, written as u64));
         }
         polled
     }
@@ -56,5 +94,58 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Counted<'_, I> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use rustls_pki_types::UnixTime;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        time::{Instant, sleep},
+    };
+
+    use super::*;
+    use crate::{
+        live::{Direction, Key},
+        metrics::Metrics,
+    };
+
+    fn guard() -> ConnectionGuard {
+        let (metrics, _) = Metrics::new(UnixTime::since_unix_epoch(Duration::ZERO));
+        let key = Key {
+            direction: Direction::Outbound,
+            peer_namespace: String::new(),
+            peer: "db".to_owned(),
+            service: None,
+            route: "default".to_owned(),
+        };
+        metrics.peer(&key, Vec::new()).connection()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_connection_is_held_a_half_closed_one_is_not() {
+        let guard = guard();
+        let (mut client, ours) = duplex(64);
+        let (mut server, peer) = duplex(64);
+        let copying = tokio::spawn(async move { forward(ours, peer, &guard).await });
+        sleep(HALF_CLOSED_TIMEOUT * 100).await;
+        server.write_all(b"still here").await.unwrap();
+        let mut seen = [0; 10];
+        client.read_exact(&mut seen).await.unwrap();
+        client.shutdown().await.unwrap();
+        assert_eq!(server.read(&mut seen).await.unwrap(), 0, "the half-close goes on");
+        // The other direction may take its time, as long as something moves.
+        for _ in 0..10 {
+            sleep(HALF_CLOSED_TIMEOUT / 2).await;
+            server.write_all(b"x").await.unwrap();
+            client.read_exact(&mut seen[..1]).await.unwrap();
+        }
+        let started = Instant::now();
+        let error = copying.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert!(started.elapsed() <= HALF_CLOSED_TIMEOUT * 2);
     }
 }

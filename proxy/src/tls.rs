@@ -25,9 +25,9 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::{
-    config::{CLIENT_HELLO_MAX, CONNECT_TIMEOUT, HANDSHAKE_TIMEOUT, TCP_KEEPALIVE, TCP_USER_TIMEOUT},
-    detect::{Protocol, detect},
+    config::{CLIENT_HELLO_MAX, HANDSHAKE_TIMEOUT},
     error::Error,
+    socket::Dialer,
 };
 
 /// How the bytes inside mesh TLS are meant; said by ALPN, so nothing has to be detected.
@@ -129,6 +129,7 @@ pub struct Transport {
     /// Says where the connection is meant for, when no redirection does.
     pub sni: Option<ServerName<'static>>,
     identity: Arc<Identity>,
+    dialer: Dialer,
     /// Client configurations by protocol, made at the first connect and again when the credentials change.
     configs: Mutex<Vec<(Alpn, u64, Arc<ClientConfig>)>>,
 }
@@ -139,11 +140,12 @@ impl Transport {
         peer: Option<SpiffeId>,
         sni: Option<ServerName<'static>>,
         identity: Arc<Identity>,
+        dialer: Dialer,
     ) -> Self {
-        Self { addr, peer, sni, identity, configs: Mutex::default() }
+        Self { addr, peer, sni, identity, dialer, configs: Mutex::default() }
     }
 
-    /// Connects: TCP within [`CONNECT_TIMEOUT`], then mesh TLS if the peer has an identity.
+    /// Connects: TCP within [`crate::config::CONNECT_TIMEOUT`], then mesh TLS if the peer has an identity.
     ///
     /// # Errors
     /// [`Error::Connect`], [`Error::Handshake`] or [`Error::NoCertificate`]; nothing was sent to the app in any case.
@@ -153,8 +155,8 @@ impl Transport {
     }
 
     async fn try_connect(&self, alpn: Alpn) -> Result<Io, Error> {
-        let socket =
-            self.connect_tcp().await.map_err(|cause| Error::Connect { addr: self.addr, cause: Arc::new(cause) })?;
+        let failed = |cause| Error::Connect { addr: self.addr, cause: Arc::new(cause) };
+        let socket = self.dialer.connect(self.addr).await.map_err(failed)?;
         let Some(peer) = &self.peer else { return Ok(Io::Plain(socket)) };
         let config = self.client_config(peer, alpn)?;
         let name = self.sni.clone().unwrap_or(ServerName::IpAddress(self.addr.ip().into()));
@@ -167,12 +169,6 @@ impl Transport {
             return Err(failed(Refusal::new(RefusalKind::Alpn, "the peer chose no mesh protocol")));
         }
         Ok(Io::Tls(Box::new(stream)))
-    }
-
-    async fn connect_tcp(&self) -> io::Result<TcpStream> {
-        let socket = timeout(CONNECT_TIMEOUT, TcpStream::connect(self.addr)).await??;
-        tune(&socket)?;
-        Ok(socket)
     }
 
     fn client_config(&self, peer: &SpiffeId, alpn: Alpn) -> Result<Arc<ClientConfig>, Error> {
@@ -189,52 +185,29 @@ impl Transport {
     }
 }
 
-/// Sets what every connection of ours has: no delay for small writes, and limits on silence and on unacknowledged data.
-///
-/// # Errors
-/// The kernel refuses.
-pub fn tune(socket: &TcpStream) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let socket = socket2::SockRef::from(socket);
-    let probes = socket2::TcpKeepalive::new().with_time(TCP_KEEPALIVE).with_interval(TCP_KEEPALIVE).with_retries(3);
-    socket.set_tcp_keepalive(&probes)?;
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
-    Ok(())
-}
-
-/// A connection as its first bytes show it.
-pub enum Accepted {
-    Mesh(Box<MeshConnection>),
-    /// The app's own TLS; its bytes are all still there.
-    Foreign,
-    /// No TLS; its first bytes were read.
-    Plain(Protocol, TcpStream),
-}
-
 /// An authenticated connection from a peer.
 pub struct MeshConnection {
-    pub io: tokio_rustls::server::TlsStream<Rewound>,
+    pub io: tokio_rustls::server::TlsStream<Rewound<TcpStream>>,
     pub peer: SpiffeId,
     pub alpn: Alpn,
     pub sni: Option<String>,
 }
 
-/// Accepts what comes in: mesh TLS is terminated, the rest only told apart.
+/// Takes a connection that begins like TLS: mesh TLS is terminated, the app's own is given back as it came.
 ///
 /// # Errors
 /// [`Error::Forbidden`]: the peer did not prove an identity of ours, or sends garbage; [`Error::NoCertificate`].
-pub async fn accept(mut socket: TcpStream, identity: &Identity) -> Result<Accepted, Error> {
-    let mut first = BytesMut::new();
-    match first_protocol(&mut socket, &mut first).await? {
-        Protocol::Tls => {}
-        plain => return Ok(Accepted::Plain(plain, socket)),
-    }
-    if !offers_mesh(&mut socket, &mut first).await? {
-        return Ok(Accepted::Foreign);
+pub async fn accept(
+    mut socket: TcpStream,
+    mut first: BytesMut,
+    identity: &Identity,
+) -> Result<Result<Box<MeshConnection>, Rewound<TcpStream>>, Error> {
+    let is_mesh = offers_mesh(&mut socket, &mut first).await?;
+    let rewound = Rewound::new(first.freeze(), socket);
+    if !is_mesh {
+        return Ok(Err(rewound));
     }
     let credentials = identity.current()?;
-    let rewound = Rewound { first: first.freeze(), socket };
     let refused = |error: io::Error| Error::Forbidden(lacewing_identity::refusal(&error));
     let io = TlsAcceptor::from(credentials.server.clone()).accept(rewound).await.map_err(refused)?;
     let session = io.get_ref().1;
@@ -244,23 +217,11 @@ pub async fn accept(mut socket: TcpStream, identity: &Identity) -> Result<Accept
     let alpn =
         alpn.ok_or_else(|| forbidden(RefusalKind::Alpn, "the client offered a mesh protocol that is not known here"))?;
     let sni = session.server_name().map(str::to_owned);
-    Ok(Accepted::Mesh(Box::new(MeshConnection { io, peer, alpn, sni })))
+    Ok(Ok(Box::new(MeshConnection { io, peer, alpn, sni })))
 }
 
 fn forbidden(kind: RefusalKind, detail: impl Into<String>) -> Error {
     Error::Forbidden(Refusal::new(kind, detail))
-}
-
-/// Reads until the first bytes tell the protocol; [`Protocol::Opaque`] if they end or run long before.
-async fn first_protocol(socket: &mut TcpStream, first: &mut BytesMut) -> Result<Protocol, Error> {
-    loop {
-        if let Some(protocol) = detect(first) {
-            return Ok(protocol);
-        }
-        if first.len() >= CLIENT_HELLO_MAX || socket.read_buf(first).await? == 0 {
-            return Ok(Protocol::Opaque);
-        }
-    }
 }
 
 /// Reads the whole `ClientHello` (post-quantum ones span segments) and looks at its ALPN.
@@ -299,21 +260,21 @@ pub enum Io {
 }
 
 /// A connection whose first bytes were read to look at them, and are read again by who serves it.
-pub struct Rewound {
+pub struct Rewound<I> {
     first: Bytes,
-    socket: TcpStream,
+    io: I,
 }
 
-impl Rewound {
-    pub fn new(first: Bytes, socket: TcpStream) -> Self {
-        Self { first, socket }
+impl<I> Rewound<I> {
+    pub fn new(first: Bytes, io: I) -> Self {
+        Self { first, io }
     }
 }
 
-impl AsyncRead for Rewound {
+impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         if self.first.is_empty() {
-            return Pin::new(&mut self.socket).poll_read(cx, buf);
+            return Pin::new(&mut self.io).poll_read(cx, buf);
         }
         let n = self.first.len().min(buf.remaining());
         buf.put_slice(&self.first[..n]);
@@ -327,8 +288,8 @@ impl AsyncRead for Rewound {
 
 /// Passes writes on to the connection inside.
 macro_rules! forward_writes {
-    ($type:ty, |$this:ident| $inner:expr) => {
-        impl AsyncWrite for $type {
+    ([$($generics:tt)*] $type:ty, |$this:ident| $inner:expr) => {
+        impl $($generics)* AsyncWrite for $type {
             fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
                 let $this = &mut *self;
                 $inner.poll_write(cx, buf)
@@ -360,8 +321,8 @@ macro_rules! forward_writes {
     };
 }
 
-forward_writes!(Rewound, |this| Pin::new(&mut this.socket));
-forward_writes!(Io, |this| this.writer());
+forward_writes!([<I: AsyncWrite + Unpin>] Rewound<I>, |this| Pin::new(&mut this.io));
+forward_writes!([] Io, |this| this.writer());
 
 impl Io {
     fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {

@@ -139,7 +139,7 @@ fn spawn_proxy(demo: &Demo, name: &str, ip: IpAddr, token: &Path) -> Child {
         .envs([
             ("LACEWING_POD_NAME", name.to_owned()),
             ("LACEWING_POD_NAMESPACE", "emojivoto".to_owned()),
-            ("LACEWING_POD_IP", ip.to_string()),
+            ("LACEWING_POD_IPS", ip.to_string()),
             ("LACEWING_TRUST_BUNDLE", bundle),
             ("LACEWING_TOKEN_FILE", token.display().to_string()),
             ("LACEWING_CONTROLLER_ADDR", controller),
@@ -243,10 +243,14 @@ pub struct App {
 
 impl App {
     fn start(listen: SocketAddr) -> Self {
+        Self::on(std::net::TcpListener::bind(listen).expect("the app's address is free"))
+    }
+
+    /// The same on a listening socket.
+    pub fn on(socket: std::net::TcpListener) -> Self {
         let (stop, stopped) = oneshot::channel();
         let (connections, requests) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
         let counts = (connections.clone(), requests.clone());
-        let socket = std::net::TcpListener::bind(listen).expect("the app's address is free");
         socket.set_nonblocking(true).expect("a socket");
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");

@@ -261,7 +261,7 @@ impl Solo {
         let mut env = vec![
             ("LACEWING_POD_NAME", pod.to_owned()),
             ("LACEWING_POD_NAMESPACE", "it".to_owned()),
-            ("LACEWING_POD_IP", ip.to_string()),
+            ("LACEWING_POD_IPS", ip.to_string()),
             ("LACEWING_TRUST_BUNDLE", bundle),
             ("LACEWING_TOKEN_FILE", self.dir.join(format!("tokens/it_{pod}.token")).display().to_string()),
             ("LACEWING_CONTROLLER_ADDR", self.controller_grpc().to_string()),

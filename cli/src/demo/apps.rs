@@ -59,7 +59,7 @@ async fn serve(app: App, settings: Settings) -> io::Result<()> {
     let switch = Switch::default();
     tokio::spawn(switch.clone().follow(settings.fault.clone()));
     let listener = match settings.listen {
-        Some(address) => Some(lacewing_ops::admin::bind(address, "--listen").await?),
+        Some(address) => Some(lacewing_ops::admin::bind(address, "--listen")?),
         None => None,
     };
     match (app, listener) {

@@ -139,7 +139,7 @@ fn proxy(layout: &Layout, pod: &Pod, subnet: Subnet, bundle: &str) -> Spec {
     env.extend([
         ("LACEWING_POD_NAME", pod.name.clone()),
         ("LACEWING_POD_NAMESPACE", pod.namespace.clone()),
-        ("LACEWING_POD_IP", pod.ip.to_string()),
+        ("LACEWING_POD_IPS", pod.ip.to_string()),
         ("LACEWING_TRUST_BUNDLE", bundle.to_owned()),
         ("LACEWING_TOKEN_FILE", layout.token(pod).display().to_string()),
         ("LACEWING_CONTROLLER_ADDR", subnet.controller_grpc().to_string()),

@@ -1,8 +1,13 @@
 //! Slices and pods in tables; the list must hold what is ready, know who answers, and never promise an identity that
 //! is not certain.
 
+use lacewing_crds::labels;
+
 use super::*;
-use crate::world::tests::world;
+use crate::{
+    endpoints::Direct,
+    world::tests::{domain, world},
+};
 
 const SERVICE: &str = "
 apiVersion: v1
@@ -33,12 +38,11 @@ fn at(ip: &str, name: &str) -> String {
 }
 
 fn list(yaml: &str, port: u16) -> Vec<Endpoint> {
-    let domain = TrustDomain::parse("cluster.local").unwrap();
     let backend = Backend { namespace: "a".into(), service: "web".into(), port };
-    endpoints(&world(yaml), &domain, &backend)
+    endpoints(&world(yaml), &domain(), &backend)
 }
 
-fn addresses(endpoints: &[Endpoint]) -> Vec<String> {
+fn addresses_of(endpoints: &[Endpoint]) -> Vec<String> {
     endpoints.iter().map(|endpoint| endpoint.address.to_string()).collect()
 }
 
@@ -53,11 +57,11 @@ fn only_ready_endpoints_are_listed_sorted_and_once() {
     );
     let second = slice("web-2", "{addresses: [10.0.0.2]}, {addresses: [10.0.0.10], conditions: {ready: null}}");
     let yaml = format!("{SERVICE}{first}{second}");
-    assert_eq!(addresses(&list(&yaml, 80)), ["10.0.0.2:8080", "10.0.0.9:8080", "10.0.0.10:8080"]);
-    assert_eq!(addresses(&list(&yaml, 9000))[0], "10.0.0.2:9001", "each port has its own number");
+    assert_eq!(addresses_of(&list(&yaml, 80)), ["10.0.0.2:8080", "10.0.0.9:8080", "10.0.0.10:8080"]);
+    assert_eq!(addresses_of(&list(&yaml, 9000))[0], "10.0.0.2:9001", "each port has its own number");
     assert_eq!(list(&yaml, 81), []);
     let unready = yaml.replace("spec:\n  ports", "spec:\n  publishNotReadyAddresses: true\n  ports");
-    assert_eq!(addresses(&list(&unready, 80)).len(), 4, "not ready is good enough, terminating is not");
+    assert_eq!(addresses_of(&list(&unready, 80)).len(), 4, "not ready is good enough, terminating is not");
 }
 
 #[test]
@@ -124,48 +128,135 @@ fn a_pod_without_redirection_is_reached_through_its_proxy() {
 fn what_says_it_is_meshed_is_never_offered_in_plain_text() {
     let mut world =
         world(&format!("{SERVICE}{}{}", slice("web-1", &at("10.0.0.1", "p")), pod("p", "10.0.0.1", MESHED, "")));
-    let domain = TrustDomain::parse("cluster.local").unwrap();
     let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
-    let name = Name::new("a", "p");
-    let good = world.pod(&name).unwrap().clone();
-    assert_eq!(why_left_out(&domain, &name, &good), None);
+    let good = world.pod(&Name::new("a", "p")).unwrap().clone();
     let mut address = good.clone();
     address.metadata.annotations.insert(labels::PROXY_ADDRESS.into(), "nonsense".into());
     let mut account = good.clone();
     account.spec.service_account_name = Some("not/a/name".into());
     for bad in [address, account] {
-        assert!(why_left_out(&domain, &name, &bad).is_some());
         world.apply(lacewing_crds::Object::Pod(bad));
-        assert_eq!(endpoints(&world, &domain, &backend), []);
+        assert_eq!(endpoints(&world, &domain(), &backend), []);
+    }
+}
+
+/// Who is offered at each address: `address pod`, with `tls` where it must prove itself.
+fn offers(yaml: &str) -> Vec<String> {
+    let one = |endpoint: Endpoint| {
+        let tls = if endpoint.identity.is_some() { " tls" } else { "" };
+        format!("{} {}{tls}", endpoint.address, endpoint.pod)
+    };
+    list(yaml, 80).into_iter().map(one).collect()
+}
+
+fn why(yaml: &str) -> Vec<String> {
+    let world = world(yaml);
+    world.slices().flat_map(|(name, slice)| why_addresses_left_out(&world, &name.namespace, slice)).collect()
+}
+
+#[test]
+fn an_address_without_a_pods_name_is_that_of_the_pod_that_has_it() {
+    let meshed = |name: &str, ip: &str| pod(name, ip, MESHED, "");
+    let plain = |name: &str, ip: &str| pod(name, ip, "", "");
+    let deleted = |name: &str, ip: &str| pod(name, ip, MESHED, ", deletionTimestamp: 2026-11-22T04:00:00Z");
+    let finished = |name: &str, ip: &str| meshed(name, ip).replace("podIP:", "phase: Succeeded, podIP:");
+    let elsewhere = |name: &str, ip: &str| meshed(name, ip).replace("namespace: a", "namespace: b");
+    let host = |name: &str, ip: &str| meshed(name, ip).replace("spec: {", "spec: {hostNetwork: true, ");
+    for (case, pods, offered) in [
+        ("outside the cluster", vec![], &["10.0.0.1:8080 "][..]),
+        ("meshed", vec![meshed("p", "10.0.0.1")], &["10.0.0.1:8080 p tls"]),
+        ("meshed, of another namespace", vec![elsewhere("p", "10.0.0.1")], &["10.0.0.1:8080 p tls"]),
+        ("not meshed", vec![plain("p", "10.0.0.1")], &["10.0.0.1:8080 p"]),
+        ("a node", vec![host("p", "10.0.0.1")], &["10.0.0.1:8080 "]),
+        ("on its way out", vec![deleted("p", "10.0.0.1")], &[]),
+        ("finished", vec![finished("p", "10.0.0.1")], &["10.0.0.1:8080 "]),
+        ("used again", vec![deleted("p", "10.0.0.1"), meshed("q", "10.0.0.1")], &["10.0.0.1:8080 q tls"]),
+        ("used again without a proxy", vec![finished("p", "10.0.0.1"), plain("q", "10.0.0.1")], &["10.0.0.1:8080 q"]),
+        ("two have it", vec![meshed("p", "10.0.0.1"), plain("q", "10.0.0.1")], &[]),
+    ] {
+        for listed in ["{addresses: [10.0.0.1]}", "{addresses: [10.0.0.1], targetRef: {kind: Node, name: n}}"] {
+            let yaml = format!("{SERVICE}{}{}", slice("web-1", listed), pods.concat());
+            assert_eq!(offers(&yaml), offered, "{case}: {listed}");
+            let reasons = why(&yaml);
+            assert_eq!(reasons.len(), usize::from(case == "two have it"), "{case}: {reasons:?}");
+            assert!(reasons.iter().all(|why| why.contains("more than one Pod: a/p, a/q")), "{reasons:?}");
+        }
+    }
+    let endpoint =
+        list(&format!("{SERVICE}{}{}", slice("web-1", "{addresses: [10.0.0.1]}"), elsewhere("p", "10.0.0.1")), 80);
+    assert_eq!(endpoint[0].identity.as_ref().map(SpiffeId::as_str), Some("spiffe://cluster.local/ns/b/sa/web"));
+    assert_eq!((endpoint[0].namespace.as_str(), endpoint[0].workload.as_str()), ("b", "pod/p"));
+}
+
+#[test]
+fn a_pod_is_not_offered_in_plain_text_at_an_address_that_a_proxy_has() {
+    let listed = slice("web-1", &at("10.0.0.1", "p"));
+    let deleted = ", deletionTimestamp: 2026-11-22T04:00:00Z";
+    for (case, pods, offered, reason) in [
+        (
+            "the listed pod has another address",
+            vec![pod("p", "10.0.0.7", "", ""), pod("q", "10.0.0.1", MESHED, "")],
+            &[][..],
+            "listed for Pod a/p, but Pod a/q has it",
+        ),
+        ("both claim it", vec![pod("p", "10.0.0.1", "", ""), pod("q", "10.0.0.1", MESHED, "")], &[], "Pod a/q has it"),
+        (
+            "the one with the proxy is on its way out",
+            vec![pod("p", "10.0.0.1", "", ""), pod("q", "10.0.0.1", MESHED, deleted)],
+            &["10.0.0.1:8080 p"],
+            "",
+        ),
+        ("no proxy", vec![pod("p", "10.0.0.1", "", ""), pod("q", "10.0.0.1", "", "")], &["10.0.0.1:8080 p"], ""),
+        (
+            "the listed pod proves itself",
+            vec![pod("p", "10.0.0.1", MESHED, ""), pod("q", "10.0.0.1", "", "")],
+            &["10.0.0.1:8080 p tls"],
+            "",
+        ),
+    ] {
+        let yaml = format!("{SERVICE}{listed}{}", pods.concat());
+        assert_eq!(offers(&yaml), offered, "{case}");
+        let reasons = why(&yaml);
+        assert_eq!(reasons.len(), usize::from(offered.is_empty()), "{case}: {reasons:?}");
+        assert!(reasons.iter().all(|why| why.contains(reason)), "{case}: {reasons:?}");
     }
 }
 
 #[test]
-fn the_same_address_twice_keeps_the_meshed_one() {
-    let stale = slice("web-1", "{addresses: [10.0.0.1]}");
-    let fresh = slice("web-2", &at("10.0.0.1", "p"));
-    let endpoints = list(&format!("{SERVICE}{stale}{fresh}{}", pod("p", "10.0.0.1", MESHED, "")), 80);
-    assert_eq!(endpoints.len(), 1);
-    assert!(endpoints[0].identity.is_some());
+fn a_pod_on_its_way_out_is_not_offered_whatever_the_slice_says() {
+    let deleted = ", deletionTimestamp: 2026-11-22T04:00:00Z";
+    for annotations in [MESHED, ""] {
+        let leaving = pod("p", "10.0.0.1", annotations, deleted);
+        let finished = pod("q", "10.0.0.2", annotations, "").replace("podIP:", "phase: Failed, podIP:");
+        let staying = pod("r", "10.0.0.3", annotations, "");
+        for conditions in ["", ", conditions: {ready: true}", ", conditions: {ready: true, terminating: false}"] {
+            let one = |ip: &str, name: &str| at(ip, name).replace("}}", &format!("}}{conditions}}}"));
+            let all = [one("10.0.0.1", "p"), one("10.0.0.2", "q"), one("10.0.0.3", "r")].join(", ");
+            for service in [SERVICE.to_owned(), SERVICE.replace("spec:", "spec:\n  publishNotReadyAddresses: true")] {
+                let yaml = format!("{service}{}{leaving}{finished}{staying}", slice("web-1", &all));
+                assert_eq!(addresses_of(&list(&yaml, 80)), ["10.0.0.3:8080"], "{conditions}");
+                assert_eq!(why(&yaml), Vec::<String>::new(), "that is as it should be");
+            }
+        }
+    }
 }
 
 #[test]
-fn workloads_are_named_by_their_owners() {
-    let owner =
-        |kind: &str, name: &str| format!(", ownerReferences: [{{kind: {kind}, name: {name}, controller: true}}]");
-    let hash = ", labels: {pod-template-hash: 6d4}";
-    for (more, workload) in [
-        (String::new(), "pod/p"),
-        (owner("ReplicaSet", "web-6d4") + hash, "deployment/web"),
-        (owner("ReplicaSet", "web-6d4"), "replicaset/web-6d4"),
-        (owner("ReplicaSet", "web-7e5") + hash, "replicaset/web-7e5"),
-        (owner("ReplicaSet", "-6d4") + hash, "replicaset/-6d4"),
-        (owner("StatefulSet", "db"), "statefulset/db"),
-        (owner("DaemonSet", "log"), "daemonset/log"),
-        (owner("Job", "backup-1"), "job/backup-1"),
-    ] {
-        let yaml = format!("{SERVICE}{}{}", slice("web-1", &at("10.0.0.1", "p")), pod("p", "10.0.0.1", MESHED, &more));
-        let endpoint = list(&yaml, 80).remove(0);
-        assert_eq!((endpoint.workload.as_str(), endpoint.service_account.as_str()), (workload, "web"), "{more}");
+fn both_families_of_a_pod_are_offered_each_once() {
+    let six =
+        slice("web-6", "{addresses: ['fd00::1', '::ffff:10.0.0.1']}, {addresses: ['fd00::2']}").replace("IPv4", "IPv6");
+    let four = slice("web-4", &at("10.0.0.1", "p"));
+    let dual = pod("p", "10.0.0.1", MESHED, "").replace("status: {", "status: {podIPs: [{ip: 'fd00::1'}], ");
+    let found = offers(&format!("{SERVICE}{six}{four}{dual}"));
+    assert_eq!(found, ["10.0.0.1:8080 p tls", "[fd00::1]:8080 p tls", "[fd00::2]:8080 "]);
+}
+
+#[test]
+fn the_same_address_in_two_slices_is_there_once() {
+    let pods = pod("p", "10.0.0.1", MESHED, "") + &pod("q", "10.0.0.7", "", "");
+    let (stale, fresh) = (at("10.0.0.1", "q"), at("10.0.0.1", "p"));
+    for (first, second) in [(&stale, &fresh), (&fresh, &stale), (&fresh, &fresh)] {
+        let yaml = format!("{SERVICE}{}{}{pods}", slice("web-1", first), slice("web-2", second));
+        assert_eq!(offers(&yaml), ["10.0.0.1:8080 p tls"]);
     }
 }

@@ -48,11 +48,7 @@ impl Key {
     pub fn to_wire(&self) -> wire::Key {
         let key = match self {
             Self::Target(target) => WireKey::Target(target.clone()),
-            Self::Endpoints(Backend { namespace, service, port }) => WireKey::Endpoints(wire::Backend {
-                namespace: namespace.clone(),
-                service: service.clone(),
-                port: (*port).into(),
-            }),
+            Self::Endpoints(backend) => WireKey::Endpoints(self::backend(backend)),
             Self::Inbound(pod) => WireKey::Inbound(pod.clone()),
             Self::Trust => WireKey::Trust(wire::Trust {}),
         };
@@ -96,16 +92,23 @@ fn short(name: String) -> Result<String, String> {
 pub fn target(target: &Target) -> WireAnswer {
     let found = match target {
         Target::Service { backend, protocol } => wire::target::Found::Service(wire::Service {
-            backend: Some(wire::Backend {
-                namespace: backend.namespace.clone(),
-                service: backend.service.clone(),
-                port: backend.port.into(),
-            }),
+            backend: Some(self::backend(backend)),
             protocol: self::protocol(*protocol).into(),
         }),
+        Target::Pod { endpoint, service, protocol } => wire::target::Found::Pod(wire::Pod {
+            endpoint: Some(self::endpoint(endpoint)),
+            service: service.as_ref().ok().map(self::backend),
+            protocol: self::protocol(*protocol).into(),
+            why_no_service: service.as_ref().err().cloned().unwrap_or_default(),
+        }),
+        Target::Unknown => wire::target::Found::Unknown(wire::Unknown {}),
         Target::NotFound(reason) => wire::target::Found::NotFound(reason.clone()),
     };
     WireAnswer::Target(wire::Target { found: Some(found) })
+}
+
+fn backend(Backend { namespace, service, port }: &Backend) -> wire::Backend {
+    wire::Backend { namespace: namespace.clone(), service: service.clone(), port: (*port).into() }
 }
 
 pub fn endpoint(endpoint: &Endpoint) -> wire::Endpoint {
@@ -132,6 +135,7 @@ pub fn inbound(inbound: &InboundPorts) -> WireAnswer {
     WireAnswer::Inbound(wire::InboundPorts {
         strict: inbound.mode == InboundMode::Strict,
         ports: inbound.ports.iter().map(port).collect(),
+        terminating: inbound.terminating,
     })
 }
 
@@ -166,6 +170,65 @@ mod tests {
             Some(wire_backend(&"x".repeat(NAME_BYTES_MAX + 1), 80)),
         ] {
             assert!(Key::parse(wire::Key { key: bad }).is_err());
+        }
+    }
+
+    #[test]
+    fn every_answer_about_a_target_is_written_out() {
+        use wire::target::Found;
+        let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
+        let endpoint = Endpoint {
+            address: "[fd00::1]:8080".parse().unwrap(),
+            namespace: "a".into(),
+            pod: "web-1".into(),
+            workload: "deployment/web".into(),
+            service_account: "web".into(),
+            zone: "east".into(),
+            identity: Some(SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap()),
+            direct: None,
+        };
+        let pod = |service: Result<Backend, String>, protocol| Target::Pod {
+            endpoint: Box::new(endpoint.clone()),
+            service,
+            protocol,
+        };
+        let wire_pod = |service: Option<&Backend>, protocol: wire::Protocol, why: &str| {
+            Found::Pod(wire::Pod {
+                endpoint: Some(self::endpoint(&endpoint)),
+                service: service.map(self::backend),
+                protocol: protocol.into(),
+                why_no_service: why.into(),
+            })
+        };
+        for (target, found) in [
+            (pod(Ok(backend.clone()), Protocol::Http2), wire_pod(Some(&backend), wire::Protocol::Http2, "")),
+            (pod(Err("two of them".into()), Protocol::Detect), wire_pod(None, wire::Protocol::Detect, "two of them")),
+            (Target::Unknown, Found::Unknown(wire::Unknown {})),
+            (Target::NotFound("gone".into()), Found::NotFound("gone".into())),
+            (
+                Target::Service { backend: backend.clone(), protocol: Protocol::Opaque },
+                Found::Service(wire::Service {
+                    backend: Some(wire::Backend { namespace: "a".into(), service: "web".into(), port: 80 }),
+                    protocol: wire::Protocol::Opaque.into(),
+                }),
+            ),
+        ] {
+            assert_eq!(self::target(&target), WireAnswer::Target(wire::Target { found: Some(found) }));
+        }
+        let written = self::endpoint(&endpoint);
+        assert_eq!((&*written.address, &*written.identity), ("[fd00::1]:8080", "spiffe://cluster.local/ns/a/sa/web"));
+    }
+
+    #[test]
+    fn an_inbound_side_is_written_out() {
+        for (mode, terminating) in [(InboundMode::Strict, false), (InboundMode::Permissive, true)] {
+            let ports = [(8080, Protocol::Http)].into();
+            let expected = wire::InboundPorts {
+                strict: mode == InboundMode::Strict,
+                ports: vec![wire::InboundPort { port: 8080, protocol: wire::Protocol::Http.into() }],
+                terminating,
+            };
+            assert_eq!(inbound(&InboundPorts { mode, ports, terminating }), WireAnswer::Inbound(expected));
         }
     }
 

@@ -69,6 +69,18 @@ fn ports_are_those_of_containers_that_stay_and_never_the_proxys() {
 }
 
 #[test]
+fn a_pod_is_terminating_from_the_wish_to_delete_it() {
+    let mut world = cluster("", "", "");
+    assert!(!answer(&world).terminating);
+    let mut pod = world.pod(&Name::new("a", "web-1")).unwrap().clone();
+    pod.metadata.deletion_timestamp = Some("2026-11-22T04:00:00Z".into());
+    world.apply(Object::Pod(pod));
+    let terminating = answer(&world);
+    assert!(terminating.terminating);
+    assert_eq!(terminating.ports.len(), 2, "it serves on meanwhile");
+}
+
+#[test]
 fn services_say_what_a_port_speaks_unless_they_disagree() {
     let http = service("a1", "selector: {app: web}, ports: [{port: 80, targetPort: http, appProtocol: http}]");
     let grpc = service("a2", "selector: {app: web}, ports: [{port: 81, targetPort: 8080, appProtocol: grpc}]");

@@ -54,6 +54,67 @@ async fn only_who_gets_another_answer_is_woken() {
     assert!(!generation.has_changed().unwrap() && !web.has_changed().unwrap() && !voting.has_changed().unwrap());
 }
 
+/// A meshed pod, with more in its metadata.
+fn pod(meta: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web-1, namespace: a, annotations: {{lacewing.dev/proxy-version: \
+         v1}}{meta}}}\nstatus: {{podIP: 10.0.0.1}}\n---\n"
+    )
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_address_is_followed_from_nothing_to_a_pod_and_back() {
+    let publisher = publisher();
+    publisher.apply(vec![]);
+    let mut live = publisher.follow(target("10.0.0.1:8080")).unwrap();
+    let mut now = || match live.borrow_and_update().as_deref() {
+        Some(Answer::Target(Target::Unknown)) => None,
+        Some(Answer::Target(Target::Pod { endpoint, .. })) => endpoint.identity.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(now(), None);
+    publisher.apply(changes(&pod("")));
+    assert_eq!(now().unwrap().to_string(), "spiffe://cluster.local/ns/a/sa/default");
+    let key = lacewing_crds::ObjectKey { kind: lacewing_crds::Kind::Pod, name: Name::new("a", "web-1") };
+    publisher.apply(vec![Change::Remove(key)]);
+    assert_eq!(now(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_is_told_and_taken_out_at_once() {
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-x, namespace: a, labels: \
+                 {kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{port: 80}]\nendpoints: [{addresses: \
+                 [10.0.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: web-1}}]\n---\n";
+    let publisher = publisher();
+    publisher.apply(changes(&(service("web") + slice + &pod(""))));
+    let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
+    let mut endpoints = publisher.follow(Query::Endpoints(backend)).unwrap();
+    let query = Query::Inbound { pod: Name::new("a", "web-1"), service_account: "default".into() };
+    let mut inbound = publisher.follow(query).unwrap();
+    let mut now = || match (endpoints.borrow_and_update().as_deref(), inbound.borrow_and_update().as_deref()) {
+        (Some(Answer::Endpoints(endpoints)), Some(Answer::Inbound(inbound))) => (endpoints.len(), inbound.terminating),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(now(), (1, false));
+    publisher.apply(changes(&pod(", deletionTimestamp: 2026-11-22T04:00:00Z")));
+    assert_eq!(now(), (0, true));
+}
+
+#[test]
+fn addresses_that_nothing_has_count_as_any_question() {
+    let publisher = publisher();
+    publisher.apply(vec![]);
+    let id = |name: &str| SpiffeId::parse(&format!("spiffe://cluster.local/ns/a/sa/{name}")).unwrap();
+    let unknown = |n: usize| target(&format!("10.1.{}.{}:80", n / 250, n % 250));
+    let followed: Vec<Followed> =
+        (0..QUERIES_PER_IDENTITY_MAX).map(|n| publisher.follow_as(&id("web"), unknown(n)).unwrap()).collect();
+    assert!(followed.iter().all(|one| one.live.borrow().as_deref() == Some(&Answer::Target(Target::Unknown))));
+    assert!(publisher.follow_as(&id("web"), unknown(followed.len())).is_err());
+    assert!(publisher.follow_as(&id("voting"), unknown(followed.len())).is_ok(), "others are not affected");
+    drop(followed);
+    assert!(publisher.follow_as(&id("web"), unknown(0)).is_ok());
+}
+
 #[test]
 fn questions_that_nobody_follows_are_forgotten() {
     let publisher = publisher();

@@ -43,6 +43,11 @@ fn metadata(kind: Kind, metadata: &ObjectMeta) -> Result<(), Invalid> {
     if metadata.name.is_empty() {
         return Err((at!["metadata"], "metadata.name is missing".to_owned()));
     }
+    if let Some(given) = metadata.deletion_timestamp.as_deref().filter(|given| !is_time(given)) {
+        let why =
+            format!("{given:?} is no time such as 2026-01-31T12:00:00Z; leave it out of what is not being deleted");
+        return Err((at!["metadata", "deletionTimestamp"], why));
+    }
     let label = matches!(kind, Kind::Namespace | Kind::Service);
     name(&metadata.name, label).map_err(|why| (at!["metadata", "name"], why))?;
     match metadata.namespace.as_deref() {
@@ -53,6 +58,13 @@ fn metadata(kind: Kind, metadata: &ObjectMeta) -> Result<(), Invalid> {
         None | Some("") => Ok(()),
         Some(namespace) => name(namespace, true).map_err(|why| (at!["metadata", "namespace"], why)),
     }
+}
+
+/// Whether the text has the shape of an RFC 3339 time. What it says is never used, only that it is there.
+fn is_time(text: &str) -> bool {
+    let shape = "0000-00-00T00:00:00";
+    let fits = |(byte, shape): (u8, u8)| if shape == b'0' { byte.is_ascii_digit() } else { byte == shape };
+    text.len() > shape.len() && text.bytes().zip(shape.bytes()).all(fits)
 }
 
 /// Checks a DNS label, or a DNS subdomain: labels between dots.

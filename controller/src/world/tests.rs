@@ -11,6 +11,11 @@ pub fn world(yaml: &str) -> World {
     world
 }
 
+/// The trust domain of all tests.
+pub fn domain() -> lacewing_identity::TrustDomain {
+    lacewing_identity::TrustDomain::parse("cluster.local").unwrap()
+}
+
 const OBJECTS: &str = "
 apiVersion: v1
 kind: Service
@@ -56,7 +61,49 @@ fn lookups_follow_what_is_applied_and_removed() {
         world.services_by_name.0.is_empty()
             && world.services_by_ip.0.is_empty()
             && world.slices_by_service.0.is_empty()
+            && world.pods_by_ip.0.is_empty()
     );
+}
+
+#[test]
+fn pods_are_found_by_every_address_of_their_own() {
+    let pod = |name: &str, spec: &str, ips: &[&str]| {
+        let ips: Vec<String> = ips.iter().map(|ip| format!("{{ip: '{ip}'}}")).collect();
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: a}}\nspec: {{{spec}}}\nstatus: {{podIPs: \
+             [{}]}}\n---\n",
+            ips.join(", ")
+        )
+    };
+    let mut world = world(
+        &[
+            pod("dual", "", &["10.0.0.1", "fd00::1"]),
+            pod("again", "", &["10.0.0.1"]),
+            pod("mapped", "", &["::ffff:10.0.0.2"]),
+            pod("node", "hostNetwork: true", &["192.168.0.1", "fd00::9"]),
+        ]
+        .concat(),
+    );
+    let names = |world: &World, at: &str| -> Vec<String> {
+        world.pods_by_ip(ip(at)).map(|(name, _)| name.name.clone()).collect()
+    };
+    for (at, found) in [
+        ("10.0.0.1", &["again", "dual"][..]),
+        ("fd00::1", &["dual"]),
+        ("10.0.0.2", &["mapped"]),
+        ("192.168.0.1", &[]),
+        ("fd00::9", &[]),
+        ("10.0.0.3", &[]),
+    ] {
+        assert_eq!(names(&world, at), found, "{at}");
+    }
+    // A pod may lose its addresses, and may turn out to be on the host network.
+    let mut moved = world.pod(&Name::new("a", "dual")).unwrap().clone();
+    moved.status.pod_ips.pop();
+    world.apply(Object::Pod(moved));
+    assert_eq!((names(&world, "fd00::1"), names(&world, "10.0.0.1").len()), (vec![], 2));
+    world.remove(&ObjectKey { kind: Kind::Pod, name: Name::new("a", "again") });
+    assert_eq!(names(&world, "10.0.0.1"), ["dual"]);
 }
 
 #[test]

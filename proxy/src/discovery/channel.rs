@@ -13,13 +13,10 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use lacewing_identity::{Leaf, TrustBundle};
 use lacewing_proto::control::control_client::ControlClient;
 use rustls_pki_types::ServerName;
-use tokio::{net::TcpStream, time::timeout};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
-use crate::{
-    config::{CONTROL_MESSAGE_MAX, CONTROL_TIMEOUT, Control, PING_INTERVAL, PING_TIMEOUT},
-    tls,
-};
+use crate::config::{CONTROL_MESSAGE_MAX, CONTROL_TIMEOUT, Control, PING_INTERVAL, PING_TIMEOUT};
 
 /// A connection to the controller, as tonic wants it.
 #[derive(Clone)]
@@ -36,8 +33,7 @@ pub async fn connect(
 ) -> Result<ControlClient<Channel>, String> {
     let addr = &control.addr;
     let attempt = async {
-        let socket = TcpStream::connect(addr).await?;
-        tls::tune(&socket)?;
+        let socket = control.dialer.connect_to_name(addr).await?;
         let config = lacewing_identity::tls::client_config(leaf, bundle, &control.identity, &[b"h2"])
             .map_err(|error| io::Error::other(error.to_string()))?;
         // The name is not what is verified; the SPIFFE ID is.

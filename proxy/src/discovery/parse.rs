@@ -5,16 +5,20 @@ use lacewing_identity::{SpiffeId, TrustBundle};
 use lacewing_proto::control as wire;
 use rustls_pki_types::ServerName;
 
-use super::{BackendKey, Inbound};
+use super::{BackendKey, Inbound, Pod};
 use crate::{
     authorize::Mode,
     endpoint::{Direct, Info},
+    first::Declared,
 };
 
 /// An answer about a target.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TargetAnswer {
-    Service(BackendKey),
+    Service(BackendKey, Declared),
+    Pod(Box<Pod>),
+    /// The cluster has nothing there.
+    Unknown,
     NotFound(String),
 }
 
@@ -22,8 +26,28 @@ pub fn target(target: wire::Target) -> Result<TargetAnswer, String> {
     match target.found.ok_or("a target without an answer")? {
         wire::target::Found::NotFound(reason) => Ok(TargetAnswer::NotFound(reason)),
         wire::target::Found::Service(service) => {
-            Ok(TargetAnswer::Service(backend(service.backend.ok_or("a service without a backend")?)?))
+            let declared = declared(service.protocol());
+            Ok(TargetAnswer::Service(backend(service.backend.ok_or("a service without a backend")?)?, declared))
         }
+        wire::target::Found::Pod(pod) => {
+            let declared = declared(pod.protocol());
+            Ok(TargetAnswer::Pod(Box::new(Pod {
+                info: endpoint(pod.endpoint.ok_or("a pod without an endpoint")?)?,
+                service: pod.service.map(backend).transpose()?,
+                declared,
+                why_no_service: pod.why_no_service,
+            })))
+        }
+        wire::target::Found::Unknown(_) => Ok(TargetAnswer::Unknown),
+    }
+}
+
+/// `http` and `http2` both mean that the client speaks first; which of the two, its first bytes tell.
+fn declared(protocol: wire::Protocol) -> Declared {
+    match protocol {
+        wire::Protocol::Detect => Declared::Nothing,
+        wire::Protocol::Http | wire::Protocol::Http2 => Declared::Http,
+        wire::Protocol::Opaque => Declared::Opaque,
     }
 }
 
@@ -60,8 +84,8 @@ pub fn endpoint(endpoint: wire::Endpoint) -> Result<Info, String> {
 
 pub fn inbound(ports: &wire::InboundPorts) -> Result<Inbound, String> {
     let mode = if ports.strict { Mode::Strict } else { Mode::Permissive };
-    let ports = ports.ports.iter().map(|declared| port(declared.port)).collect::<Result<_, _>>()?;
-    Ok(Inbound { mode, ports })
+    let parsed = ports.ports.iter().map(|listed| Ok((port(listed.port)?, declared(listed.protocol()))));
+    Ok(Inbound { mode, ports: parsed.collect::<Result<_, String>>()?, terminating: ports.terminating })
 }
 
 pub fn trust(bundle: wire::TrustBundle) -> Result<TrustBundle, String> {

@@ -4,11 +4,17 @@ use lacewing_identity::{Authority, SpiffeId, TrustDomain};
 use rustls_pki_types::UnixTime;
 
 use super::*;
-use crate::{endpoint::Info, metrics::Metrics, tls::Identity};
+use crate::{endpoint::Info, metrics::Metrics, socket::Dialer, tls::Identity};
 
 fn discovery() -> Arc<Discovery> {
     let (metrics, _) = Metrics::new(UnixTime::since_unix_epoch(Duration::ZERO));
-    Discovery::new(Arc::new(Context { identity: Arc::new(Identity::default()), metrics }))
+    Discovery::new(Arc::new(Context {
+        identity: Arc::new(Identity::default()),
+        metrics,
+        dialer: Dialer::default(),
+        pod_ips: vec!["10.0.0.9".parse().unwrap()],
+        cluster_networks: vec!["10.0.0.0/8".parse().unwrap()],
+    }))
 }
 
 fn certify(identity: &Identity) {
@@ -24,7 +30,7 @@ fn key(service: &str) -> BackendKey {
 }
 
 fn found(service: &str) -> parse::TargetAnswer {
-    parse::TargetAnswer::Service(key(service))
+    parse::TargetAnswer::Service(key(service), Declared::Nothing)
 }
 
 fn plain(addr: &str) -> Info {
@@ -138,4 +144,97 @@ async fn a_pick_waits_for_the_first_endpoint() {
         backend.set(vec![plain("10.0.0.1:80")]);
     });
     assert_eq!(picked.unwrap().info.addr.port(), 80);
+}
+
+fn pod(addr: &str, identity: Option<&str>, service: Option<&str>) -> Pod {
+    let mut info = plain(addr);
+    info.identity = identity.map(|id| SpiffeId::parse(id).unwrap());
+    Pod { info, service: service.map(key), declared: Declared::Nothing, why_no_service: String::new() }
+}
+
+const WEB: &str = "spiffe://cluster.local/ns/shop/sa/web";
+
+async fn dial(discovery: &Discovery, addr: &str, answer: parse::TargetAnswer) -> Result<Place, Error> {
+    let _ = discovery.target(addr);
+    discovery.set_target(addr, answer);
+    discovery.at(addr.parse().unwrap()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn addresses_outside_the_cluster_are_not_looked_up() {
+    let discovery = discovery();
+    let place = discovery.at("203.0.113.1:443".parse().unwrap()).await;
+    assert!(matches!(place, Ok(Place::AsIs(AsIs::External))) && discovery.state.lock().targets.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_cluster_does_not_have_passes_and_what_it_refuses_does_not() {
+    let discovery = discovery();
+    discovery.stream.send_replace(Stream::Up);
+    let unknown = dial(&discovery, "10.1.1.1:80", parse::TargetAnswer::Unknown).await;
+    assert!(matches!(unknown, Ok(Place::AsIs(AsIs::Unknown))));
+    let refused = parse::TargetAnswer::NotFound("Service web has no TCP port 81".to_owned());
+    let refused = dial(&discovery, "10.96.0.1:81", refused).await;
+    assert!(matches!(refused, Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn never_seen_and_nobody_to_ask_passes_only_where_plain_text_is_allowed() {
+    let addr = "10.1.1.1:80".parse().unwrap();
+    for (mode, passes) in [(None, false), (Some(Mode::Strict), false), (Some(Mode::Permissive), true)] {
+        let discovery = discovery();
+        certify(&discovery.context.identity);
+        discovery.inbound.send_replace(mode.map(|mode| Inbound { mode, ports: Vec::new(), terminating: false }));
+        let started = Instant::now();
+        match discovery.at(addr).await {
+            Ok(Place::AsIs(AsIs::Unresolved)) => assert!(passes, "{mode:?}"),
+            Err(Error::LookupDown { .. }) => assert!(!passes, "{mode:?}"),
+            _ => panic!("{mode:?}"),
+        }
+        assert_eq!(started.elapsed(), UNRESOLVED_AFTER);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_is_a_backend_of_one_and_changes_with_who_lives_there() {
+    let discovery = discovery();
+    discovery.stream.send_replace(Stream::Up);
+    let answer = |pod| parse::TargetAnswer::Pod(Box::new(pod));
+    let place = dial(&discovery, "10.0.0.1:80", answer(pod("10.0.0.1:80", Some(WEB), Some("web")))).await;
+    let Ok(Place::Known(target)) = place else { panic!("known") };
+    let (backend, _) = target.current().unwrap();
+    assert_eq!((backend.name.as_str(), discovery.backends().len()), ("shop/web:80", 1));
+    let first = backend.pick(&[]).await.unwrap();
+    assert!(first.is_meshed());
+    // The address goes to somebody else: the same target, another identity, no request to the old one.
+    let other = "spiffe://cluster.local/ns/shop/sa/other";
+    discovery.set_target("10.0.0.1:80", answer(pod("10.0.0.1:80", Some(other), Some("web"))));
+    let second = target.current().unwrap().0.pick(&[]).await.unwrap();
+    assert_eq!(second.info.identity.as_ref().unwrap().as_str(), other);
+    discovery.set_target("10.0.0.1:80", parse::TargetAnswer::Unknown);
+    assert!(matches!(target.current(), Err(Error::NotFound { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_goes_to_the_pod_itself_stays_on_its_loopback() {
+    let discovery = discovery();
+    let answer = parse::TargetAnswer::Pod(Box::new(pod("10.0.0.9:80", Some(WEB), None)));
+    let Ok(Place::Known(target)) = dial(&discovery, "10.0.0.9:80", answer).await else { panic!("known") };
+    let (backend, _) = target.current().unwrap();
+    assert_eq!(backend.name, "shop/web-1:80");
+    assert!(!backend.pick(&[]).await.unwrap().is_meshed(), "no proxy would answer there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_target_that_a_connection_holds_is_not_forgotten() {
+    let discovery = discovery();
+    discovery.stream.send_replace(Stream::Up);
+    let answer = parse::TargetAnswer::Pod(Box::new(pod("10.0.0.1:80", None, None)));
+    let held = dial(&discovery, "10.0.0.1:80", answer).await;
+    tokio::time::advance(TARGET_IDLE * 2).await;
+    discovery.sweep();
+    assert_eq!(discovery.backends().len(), 1);
+    drop(held);
+    discovery.sweep();
+    assert!(discovery.backends().is_empty());
 }

@@ -8,12 +8,12 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, request};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use parking_lot::Mutex;
 
-use super::headers;
+use super::{headers, patience::Reading};
 
 /// A request's or a response's body.
 pub struct Body {
@@ -24,8 +24,32 @@ pub struct Body {
 enum Source {
     Empty,
     Full(Bytes),
-    Incoming(Incoming),
+    Incoming(Arriving),
     Replay { shared: Arc<Mutex<Replay>>, next: usize },
+}
+
+/// What comes over a connection.
+struct Arriving {
+    incoming: Incoming,
+    reading: Option<Reading>,
+}
+
+impl Arriving {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let polled = Pin::new(&mut self.incoming).poll_frame(cx);
+        if let Some(reading) = &self.reading {
+            reading.waits(polled.is_pending());
+        }
+        polled
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if let Some(reading) = &self.reading {
+            reading.waits(false);
+        }
+    }
 }
 
 /// What wants to know how a response's stream ended. Dropping it without [`Recorder::end`] means that the receiver
@@ -51,7 +75,16 @@ impl Body {
     }
 
     pub fn incoming(incoming: Incoming) -> Self {
-        let source = if incoming.is_end_stream() { Source::Empty } else { Source::Incoming(incoming) };
+        Self::arriving(Arriving { incoming, reading: None })
+    }
+
+    /// The body of a client's request: its connection learns when somebody waits for it.
+    pub fn from_client(head: &mut request::Parts, incoming: Incoming) -> Self {
+        Self::arriving(Arriving { incoming, reading: head.extensions.remove() })
+    }
+
+    fn arriving(arriving: Arriving) -> Self {
+        let source = if arriving.incoming.is_end_stream() { Source::Empty } else { Source::Incoming(arriving) };
         Self { source, recorder: None }
     }
 
@@ -91,7 +124,7 @@ impl Body {
 pub struct ReplayHandle(Option<Arc<Mutex<Replay>>>);
 
 struct Replay {
-    incoming: Incoming,
+    incoming: Arriving,
     frames: Vec<Kept>,
     done: bool,
     /// It broke off: what was kept is not the whole.
@@ -122,7 +155,7 @@ impl Replay {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         if *next == self.frames.len() && !self.done {
-            match Pin::new(&mut self.incoming).poll_frame(cx) {
+            match self.incoming.poll_frame(cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Some(Err(error))) => {
                     self.broken = true;
@@ -154,7 +187,7 @@ impl HttpBody for Body {
             Source::Empty => None,
             Source::Full(bytes) if bytes.is_empty() => None,
             Source::Full(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
-            Source::Incoming(incoming) => std::task::ready!(Pin::new(incoming).poll_frame(cx)),
+            Source::Incoming(arriving) => std::task::ready!(arriving.poll_frame(cx)),
             Source::Replay { shared, next } => std::task::ready!(shared.lock().poll_frame(next, cx)),
         };
         let frame = match frame {
@@ -183,7 +216,7 @@ impl HttpBody for Body {
         match &self.source {
             Source::Empty => true,
             Source::Full(bytes) => bytes.is_empty(),
-            Source::Incoming(incoming) => incoming.is_end_stream(),
+            Source::Incoming(arriving) => arriving.incoming.is_end_stream(),
             Source::Replay { .. } => false,
         }
     }
@@ -192,10 +225,10 @@ impl HttpBody for Body {
         match &self.source {
             Source::Empty => SizeHint::with_exact(0),
             Source::Full(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Source::Incoming(incoming) => incoming.size_hint(),
+            Source::Incoming(arriving) => arriving.incoming.size_hint(),
             Source::Replay { shared, next: 0 } => {
                 let replay = shared.lock();
-                if replay.frames.is_empty() && !replay.done { replay.incoming.size_hint() } else { SizeHint::default() }
+                if replay.frames.is_empty() && !replay.done { replay.incoming.incoming.size_hint() } else { SizeHint::default() }
             }
             Source::Replay { .. } => SizeHint::default(),
         }

@@ -134,7 +134,7 @@ impl Client {
             .handshake(TokioIo::new(io))
             .await
             .map_err(|error| self.connect_failed(&error.to_string()))?;
-        self.drive(connection);
+        self.drive(connection.with_upgrades());
         Ok(sender)
     }
 

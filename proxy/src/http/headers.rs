@@ -1,8 +1,10 @@
 //! What happens to a message's head on its way: whom it is for, which fields end here, and how it changes between
 //! HTTP/1 and HTTP/2. Pure. It refuses heads whose destination is ambiguous; framing is hyper's, made new on each hop.
 
+use std::net::SocketAddr;
+
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Uri, Version,
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
     header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
     request, uri,
 };
@@ -23,11 +25,12 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
-/// `host[:port]` that the request is for (RFC 9112, 3.2; RFC 9113, 8.3.1).
+/// `host[:port]` that the request is for (RFC 9112, 3.2; RFC 9113, 8.3.1). An HTTP/1.0 client that says none means the
+/// address that it has `dialled`.
 ///
 /// # Errors
 /// None, several or an unusable one; or framing that two parsers could read differently (RFC 9112, 6.3).
-pub fn authority(head: &request::Parts) -> Result<uri::Authority, Error> {
+pub fn authority(head: &request::Parts, dialled: Option<SocketAddr>) -> Result<uri::Authority, Error> {
     unambiguous(head)?;
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
@@ -39,6 +42,8 @@ pub fn authority(head: &request::Parts) -> Result<uri::Authority, Error> {
         Some(authority) => Some(authority.clone()),
         None => host,
     };
+    let dialled = dialled.filter(|_| head.version == Version::HTTP_10);
+    let named = named.or_else(|| uri::Authority::try_from(dialled?.to_string()).ok());
     let authority =
         named.ok_or(Error::BadRequest("the request names no host: send a Host field or an absolute URI"))?;
     if authority.port().is_none()
@@ -120,8 +125,11 @@ pub fn to_http2(head: &mut request::Parts, authority: &uri::Authority) {
 
 /// Makes the head one of HTTP/1.1 for a server, with the target in origin form.
 pub fn to_http1(head: &mut request::Parts, authority: &uri::Authority) {
-    let path = head.uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
-    head.uri = Uri::from(path);
+    // The target of CONNECT stays in authority form (RFC 9112, 3.2.3).
+    if head.method != Method::CONNECT {
+        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
+        head.uri = Uri::from(path);
+    }
     head.version = Version::HTTP_11;
     if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
         head.headers.insert(HOST, host);
@@ -153,10 +161,15 @@ pub fn set_client_id(headers: &mut HeaderMap, client: Option<&SpiffeId>) {
     }
 }
 
-/// The protocol that the client wants to switch to, other than HTTP/2 (which is never negotiated that way any more).
-pub fn upgrade(headers: &HeaderMap) -> Option<String> {
-    let wanted = headers.get(UPGRADE)?.to_str().ok()?;
-    (!wanted.eq_ignore_ascii_case("h2c")).then(|| lacewing_ops::log::clip(wanted).to_owned())
+/// The protocol that the client wants to switch to (RFC 9110, 7.8), other than HTTP/2, which is never negotiated that way
+/// any more (RFC 9113, 3.1). Only HTTP/1.1 can.
+pub fn upgrade(version: Version, headers: &HeaderMap) -> Option<&HeaderValue> {
+    let wanted = headers.get(UPGRADE).filter(|_| version == Version::HTTP_11)?;
+    let tokens = |value: &HeaderValue, token: &str| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case(token)))
+    };
+    let asked = headers.get_all(CONNECTION).iter().any(|value| tokens(value, "upgrade"));
+    (asked && !tokens(wanted, "h2c")).then_some(wanted)
 }
 
 /// Whether the message is gRPC.
@@ -205,9 +218,31 @@ mod tests {
             (get("/").header("host", "a").header("transfer-encoding", "chunked").header("content-length", "1"), None),
         ] {
             let head = head(request);
-            let found = authority(&head).ok().map(|a| a.to_string());
+            let found = authority(&head, None).ok().map(|a| a.to_string());
             assert_eq!(found.as_deref(), expected, "{head:?}");
         }
+    }
+
+    #[test]
+    fn an_old_client_means_what_it_dialled() {
+        let dialled = Some("10.0.0.1:81".parse().unwrap());
+        let old = head(Request::get("/").version(Version::HTTP_10));
+        assert_eq!(authority(&old, dialled).unwrap().as_str(), "10.0.0.1:81");
+        let named = head(Request::get("/").version(Version::HTTP_10).header("host", "web"));
+        assert_eq!(authority(&named, dialled).unwrap().as_str(), "web");
+        assert!(authority(&head(Request::get("/")), dialled).is_err(), "HTTP/1.1 must say");
+    }
+
+    #[test]
+    fn upgrades_are_asked_for_in_both_fields() {
+        let wanted = |version, connection: &str, upgrade_to: &str| {
+            let request = Request::get("/").header("connection", connection).header("upgrade", upgrade_to);
+            upgrade(version, &head(request).headers).is_some()
+        };
+        let http1 = Version::HTTP_11;
+        assert!(wanted(http1, "Upgrade", "websocket") && wanted(http1, "keep-alive, upgrade", "WebSocket"));
+        assert!(!wanted(http1, "keep-alive", "websocket") && !wanted(Version::HTTP_10, "upgrade", "websocket"));
+        assert!(!wanted(http1, "upgrade, http2-settings", "h2c") && !wanted(http1, "upgrade", "h2c, websocket"));
     }
 
     #[test]
@@ -248,7 +283,7 @@ mod tests {
     #[test]
     fn there_and_back_between_versions() {
         let mut parts = head(Request::get("/a?b=c").header("host", "web:80"));
-        let to = authority(&parts).unwrap();
+        let to = authority(&parts, None).unwrap();
         to_http2(&mut parts, &to);
         assert_eq!((parts.uri.to_string().as_str(), parts.headers.len()), ("http://web:80/a?b=c", 0));
         parts.headers.append("cookie", HeaderValue::from_static("a=1"));
@@ -263,7 +298,7 @@ mod tests {
     #[test]
     fn options_star_survives() {
         let mut parts = head(Request::options("*").header("host", "web"));
-        let to = authority(&parts).unwrap();
+        let to = authority(&parts, None).unwrap();
         to_http1(&mut parts, &to);
         assert_eq!(parts.uri.to_string(), "*");
     }

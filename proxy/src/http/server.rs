@@ -6,88 +6,132 @@ use std::{error::Error as StdError, fmt::Write, future::Future, pin::pin};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
-    body::Incoming,
+    body::{Body as _, Incoming},
     server::conn::{http1, http2},
     service::service_fn,
 };
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::{body::Body, headers, patience::patience};
+use super::{
+    body::Body,
+    flood::Guarded,
+    headers,
+    patience::{Cut, Verdict, patience},
+    stalled,
+};
 use crate::{
     config::{
         CONNECTION_WINDOW, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER,
-        STREAM_WINDOW, STREAMS_MAX,
+        STREAM_WINDOW,
     },
     error::Error,
     listen::Draining,
 };
 
+/// How a connection ended that did not end well.
+#[derive(Debug)]
+pub enum Ended {
+    /// We cut it.
+    Cut(Cut),
+    /// It broke, or the client broke the protocol.
+    Broke(hyper::Error),
+}
+
 /// Serves HTTP/1 until the client is done or the proxy drains.
 ///
 /// # Errors
-/// The connection broke, or the client broke the protocol.
-pub async fn serve_http1<I, H, F, E>(io: I, mut draining: Draining, handler: H) -> Result<(), hyper::Error>
+/// The connection was cut or broke, or the client broke the protocol.
+pub async fn serve_http1<I, H, F, E>(io: I, mut draining: Draining, handler: H) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<Body>, E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let (timer, io) = patience(io);
+    let verdict = Verdict::default();
+    let (timer, io, reading) = patience(io, verdict.clone());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        if !request.body().is_end_stream() {
+            request.extensions_mut().insert(reading.clone());
+        }
+        handler(request)
+    });
     let connection = http1::Builder::new()
         .timer(timer)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_headers(HEADER_FIELDS_MAX)
         .max_header_size(HEADER_LIST_MAX as usize)
-        .serve_connection(TokioIo::new(io), service_fn(handler));
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let mut connection = pin!(connection);
-    tokio::select! {
-        ended = &mut connection => return ended,
-        () = draining.started() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = draining.started() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    judged(ended, &verdict)
 }
 
-/// Serves HTTP/2 until the client is done or the proxy drains.
+/// Serves HTTP/2 until the client is done or the proxy drains. `streams`: how many at a time.
 ///
 /// # Errors
-/// The connection broke, or the client broke the protocol.
-pub async fn serve_http2<I, H, F, E>(io: I, mut draining: Draining, handler: H) -> Result<(), hyper::Error>
+/// The connection was cut or broke, or the client broke the protocol.
+pub async fn serve_http2<I, H, F, E>(io: I, streams: u32, mut draining: Draining, handler: H) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
     F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
-    let connection = http2::Builder::new(TokioExecutor::new())
+    let verdict = Verdict::default();
+    let io = Guarded::server(io, verdict.clone());
+    let service = service_fn(move |request| {
+        let answer = handler(request);
+        async move { answer.await.map(|response| response.map(stalled::Told::new)) }
+    });
+    let connection = http2::Builder::new(stalled::Streams)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS_MAX)
+        .max_concurrent_streams(streams)
         .max_header_list_size(HEADER_LIST_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BUFFER)
         .keep_alive_interval(PING_INTERVAL)
         .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service_fn(handler));
+        .serve_connection(TokioIo::new(io), service);
     let mut connection = pin!(connection);
-    tokio::select! {
-        ended = &mut connection => return ended,
-        () = draining.started() => connection.as_mut().graceful_shutdown(),
-    }
-    connection.await
+    let ended = tokio::select! {
+        ended = &mut connection => ended,
+        () = draining.started() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    judged(ended, &verdict)
 }
 
-/// What the end of a connection says: a head that hyper refused (too long, malformed; it has answered 431 or 400) is an
-/// error of the client; everything else is how connections end.
+/// If we cut it, that is why it ended, whatever hyper makes of it.
+fn judged(ended: Result<(), hyper::Error>, verdict: &Verdict) -> Result<(), Ended> {
+    match verdict.get() {
+        Some(cut) => Err(Ended::Cut(cut)),
+        None => ended.map_err(Ended::Broke),
+    }
+}
+
+/// What the end of a connection says: that we cut it, or a head that hyper refused (too long, malformed; it has answered
+/// 431 or 400), is an error of the client; everything else is how connections end.
 ///
 /// # Errors
-/// [`Error::BadRequest`].
-pub fn ended(ended: Result<(), hyper::Error>) -> Result<(), Error> {
+/// [`Error::BadRequest`], [`Error::Cut`].
+pub fn ended(ended: Result<(), Ended>) -> Result<(), Error> {
     match ended {
-        Err(error) if error.is_parse_too_large() => Err(Error::BadRequest("the request's head is longer than 64 KiB")),
-        Err(error) if error.is_parse() => Err(Error::BadRequest("the request's head is not HTTP")),
-        Err(error) => {
+        Err(Ended::Cut(cut)) => Err(Error::Cut(cut)),
+        Err(Ended::Broke(error)) if error.is_parse_too_large() => Err(Error::BadRequest("the request's head is longer than 64 KiB")),
+        Err(Ended::Broke(error)) if error.is_parse() => Err(Error::BadRequest("the request's head is not HTTP")),
+        Err(Ended::Broke(error)) => {
             tracing::debug!(%error, "HTTP connection ended");
             Ok(())
         }

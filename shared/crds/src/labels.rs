@@ -7,6 +7,8 @@ use std::{fmt, str::FromStr};
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
 /// Label that a Deployment puts on the pods and ReplicaSets of one template: the suffix of the ReplicaSet's name.
 pub const POD_TEMPLATE_HASH: &str = "pod-template-hash";
+/// Label that Kubernetes puts on nodes, and on pods once they have one: the zone.
+pub const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Annotation of a Namespace or pod: whether pods get a proxy ([`Inject`]).
 pub const INJECT: &str = "lacewing.dev/inject";

@@ -19,6 +19,8 @@ pub struct ObjectMeta {
     #[serde(deserialize_with = "texts")]
     pub annotations: BTreeMap<String, String>,
     pub uid: Option<String>,
+    /// Set from the moment of the wish to delete the object; it stays until its finalizers, or a pod's grace, are done.
+    pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub owner_references: Vec<OwnerReference>,
 }
@@ -30,6 +32,10 @@ impl ObjectMeta {
 
     pub fn annotation(&self, name: &str) -> Option<&str> {
         self.annotations.get(name).map(String::as_str)
+    }
+
+    pub fn is_being_deleted(&self) -> bool {
+        self.deletion_timestamp.is_some()
     }
 
     /// The owner that manages this object, if any.

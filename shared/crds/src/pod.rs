@@ -1,4 +1,5 @@
-//! Owns the slim Pod: who it runs as, which ports its containers declare, which addresses it has.
+//! Owns the slim Pod: who it runs as, which ports its containers declare, which addresses it has,
+//! and whether it still runs.
 
 use std::net::IpAddr;
 
@@ -25,10 +26,22 @@ impl Pod {
         names.find(|name| !name.is_empty()).unwrap_or("default")
     }
 
-    /// Every address of the pod, each once.
+    /// Every address of the pod, each once; an IPv4 address in IPv6 clothes (`::ffff:10.0.0.1`) is that IPv4 address.
     pub fn ips(&self) -> impl Iterator<Item = IpAddr> {
-        let first = self.status.pod_ip;
-        first.into_iter().chain(self.status.pod_ips.iter().map(|entry| entry.ip).filter(move |ip| Some(*ip) != first))
+        let first = self.status.pod_ip.map(|ip| ip.to_canonical());
+        let others = self.status.pod_ips.iter().map(|entry| entry.ip.to_canonical());
+        first.into_iter().chain(others.filter(move |ip| Some(*ip) != first))
+    }
+
+    /// The addresses at which there is this pod and nobody else: none on the host network, whose addresses are the
+    /// node's.
+    pub fn own_ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.ips().filter(|_| !self.spec.host_network)
+    }
+
+    /// All containers have ended for good. The status keeps the addresses, which others may get meanwhile.
+    pub fn has_finished(&self) -> bool {
+        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
     }
 
     /// The containers that run for as long as the pod: the ordinary ones and the native sidecars.
@@ -86,6 +99,7 @@ pub struct ContainerPort {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
+    pub phase: Option<String>,
     #[serde(rename = "podIP")]
     pub pod_ip: Option<IpAddr>,
     #[serde(rename = "podIPs", deserialize_with = "nullable")]

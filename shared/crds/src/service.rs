@@ -18,11 +18,18 @@ pub struct Service {
 }
 
 impl Service {
-    /// Every cluster address, each once; none for a headless Service.
+    /// Every cluster address, each once; none for a headless Service. An IPv4 address in IPv6 clothes is that IPv4
+    /// address.
     pub fn cluster_ips(&self) -> impl Iterator<Item = IpAddr> {
-        let ClusterIp(first) = self.spec.cluster_ip;
-        let others = self.spec.all_cluster_ips.iter().filter_map(|ip| ip.0);
+        let canonical = |ClusterIp(ip): ClusterIp| ip.map(|ip| ip.to_canonical());
+        let first = canonical(self.spec.cluster_ip);
+        let others = self.spec.all_cluster_ips.iter().copied().filter_map(canonical);
         first.into_iter().chain(others.filter(move |ip| Some(*ip) != first))
+    }
+
+    /// The Service only stands for a name elsewhere: it has no addresses and selects nothing.
+    pub fn is_external_name(&self) -> bool {
+        self.spec.kind.as_deref() == Some("ExternalName")
     }
 
     /// The TCP ports: the mesh carries nothing else.

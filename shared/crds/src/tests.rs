@@ -31,6 +31,37 @@ fn reads_a_pod_as_kubernetes_writes_it() {
 }
 
 #[test]
+fn a_pod_says_where_it_is_and_whether_it_still_runs() {
+    let ips = |pod: &Pod| pod.own_ips().map(|ip| ip.to_string()).collect::<Vec<_>>();
+    let (dual, v4) = (r#""podIPs":[{"ip":"10.0.0.1"},{"ip":"fd00::1"}]"#, r#""podIP":"10.0.0.1""#);
+    for (spec, status, own) in [
+        ("", format!("{v4},{dual}"), vec!["10.0.0.1", "fd00::1"]),
+        ("", dual.to_owned(), vec!["10.0.0.1", "fd00::1"]),
+        ("", v4.to_owned(), vec!["10.0.0.1"]),
+        ("", r#""podIP":"::ffff:10.0.0.1","podIPs":[{"ip":"10.0.0.1"}]"#.to_owned(), vec!["10.0.0.1"]),
+        (r#""hostNetwork":true"#, format!("{v4},{dual}"), vec![]),
+        ("", String::new(), vec![]),
+    ] {
+        let pod: Pod = read(&format!(r#"{{"spec":{{{spec}}},"status":{{{status}}}}}"#));
+        assert_eq!(ips(&pod), own, "{spec} {status}");
+    }
+    for (phase, finished) in
+        [("\"Pending\"", false), ("\"Running\"", false), ("null", false), ("\"Succeeded\"", true), ("\"Failed\"", true)]
+    {
+        let pod: Pod = read(&format!(r#"{{"status":{{"phase":{phase}}}}}"#));
+        assert_eq!(pod.has_finished(), finished, "{phase}");
+    }
+    for (meta, deleted) in [
+        ("{}", false),
+        (r#"{"deletionTimestamp":null}"#, false),
+        (r#"{"deletionTimestamp":"2026-11-22T04:00:00Z"}"#, true),
+    ] {
+        let pod: Pod = read(&format!(r#"{{"metadata":{meta}}}"#));
+        assert_eq!(pod.metadata.is_being_deleted(), deleted, "{meta}");
+    }
+}
+
+#[test]
 fn reads_a_service_as_kubernetes_writes_it() {
     let service: Service = read(
         r#"{"metadata":{"name":"web"},"spec":{"clusterIP":"10.96.0.1","clusterIPs":["10.96.0.1","fd00::9"],
@@ -41,6 +72,8 @@ fn reads_a_service_as_kubernetes_writes_it() {
     assert_eq!(service.tcp_ports().map(|port| port.port).collect::<Vec<_>>(), [80, 81]);
     assert_eq!(service.spec.ports[0].target_port, Some(PortTarget::Name("http".into())));
     assert_eq!(service.spec.ports[1].target_port, Some(PortTarget::Number(8081)));
+    let mapped: Service = read(r#"{"spec":{"clusterIP":"::ffff:10.96.0.1","clusterIPs":["10.96.0.1"]}}"#);
+    assert_eq!(mapped.cluster_ips().map(|ip| ip.to_string()).collect::<Vec<_>>(), ["10.96.0.1"]);
     let headless: Service = read(r#"{"metadata":{"name":"db"},"spec":{"clusterIP":"None","clusterIPs":["None"]}}"#);
     assert_eq!(headless.spec.cluster_ip, ClusterIp(None));
     assert_eq!(headless.cluster_ips().count(), 0);

@@ -9,7 +9,11 @@ use bytes::Bytes;
 use http_body_util::Full;
 use hyper::{Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{net::TcpListener, sync::Semaphore};
+use socket2::SockRef;
+use tokio::{
+    net::{TcpListener, TcpSocket},
+    sync::Semaphore,
+};
 
 /// Connections to one admin port at a time; more wait in the kernel's backlog.
 pub const CONNECTIONS_MAX: usize = 64;
@@ -17,6 +21,8 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// An admin connection ends after this, whatever it does.
 pub const CONNECTION_LIFETIME_MAX: Duration = Duration::from_secs(300);
+/// Connections that wait in the kernel to be accepted.
+const BACKLOG: u32 = 1_024;
 /// Pause after a failed accept (usually: no file descriptors), so that the loop cannot spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -59,12 +65,46 @@ where
     }
 }
 
+/// Binds every address of a setting. An IPv6 address is passed over on a host without IPv6, if there is another.
+///
+/// # Errors
+/// As for [`bind`].
+pub fn bind_all(addrs: &[SocketAddr], setting: &str) -> io::Result<Vec<TcpListener>> {
+    let mut listeners = Vec::new();
+    for addr in addrs {
+        match bind(*addr, setting) {
+            Ok(listener) => listeners.push(listener),
+            Err(error) if addr.is_ipv6() && addrs.len() > 1 && has_no_ipv6(&error) => {
+                tracing::info!(%addr, "this host has no IPv6; not listening there");
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(listeners)
+}
+
+fn has_no_ipv6(error: &io::Error) -> bool {
+    // EAFNOSUPPORT has no kind of its own.
+    error.kind() == io::ErrorKind::AddrNotAvailable || TcpSocket::new_v6().is_err()
+}
+
+/// A listener on an IPv6 address takes IPv6 only: IPv4 has a listener of its own.
+fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if addr.is_ipv6() {
+        SockRef::from(&socket).set_only_v6(true)?;
+    }
+    socket.set_reuseaddr(true)?;
+    socket.bind(addr)?;
+    socket.listen(BACKLOG)
+}
+
 /// Binds an admin port or any other listener, with an error for the operator.
 ///
 /// # Errors
 /// The address is in use or not ours: which setting, and what to do.
-pub async fn bind(addr: SocketAddr, setting: &str) -> io::Result<TcpListener> {
-    TcpListener::bind(addr).await.map_err(|error| {
+pub fn bind(addr: SocketAddr, setting: &str) -> io::Result<TcpListener> {
+    listen(addr).map_err(|error| {
         let cause = match error.kind() {
             io::ErrorKind::AddrInUse => format!(
                 "another process listens there; find it with `ss -ltnp 'sport = :{}'`, or set {setting}",

@@ -125,7 +125,7 @@ pub mod watch_response {
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Target {
-    #[prost(oneof = "target::Found", tags = "1, 2")]
+    #[prost(oneof = "target::Found", tags = "1, 2, 3, 4")]
     pub found: ::core::option::Option<target::Found>,
 }
 /// Nested message and enum types in `Target`.
@@ -137,7 +137,28 @@ pub mod target {
         /// Nothing of that name: the reason, in words for an operator.
         #[prost(string, tag = "2")]
         NotFound(::prost::alloc::string::String),
+        /// One pod, named by its address.
+        #[prost(message, tag = "3")]
+        Pod(super::Pod),
+        /// The cluster has nothing at this address: the connection passes as it is.
+        #[prost(message, tag = "4")]
+        Unknown(super::Unknown),
     }
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Unknown {}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Pod {
+    #[prost(message, optional, tag = "1")]
+    pub endpoint: ::core::option::Option<Endpoint>,
+    /// The only Service that leads to this port of this pod: its policy applies. Absent: there is none, or several.
+    #[prost(message, optional, tag = "2")]
+    pub service: ::core::option::Option<Backend>,
+    #[prost(enumeration = "Protocol", tag = "3")]
+    pub protocol: i32,
+    /// Why no Service applies, in words for an operator; empty where one does.
+    #[prost(string, tag = "4")]
+    pub why_no_service: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Service {
@@ -199,6 +220,9 @@ pub struct InboundPorts {
     /// Ports that the pod's containers declare.
     #[prost(message, repeated, tag = "2")]
     pub ports: ::prost::alloc::vec::Vec<InboundPort>,
+    /// The pod is being deleted: clients are asked to go elsewhere while it still serves.
+    #[prost(bool, tag = "3")]
+    pub terminating: bool,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InboundPort {

@@ -32,7 +32,7 @@ fn domain() -> TrustDomain {
 }
 
 fn addresses(world: &World, target: &str) -> (Protocol, Vec<String>) {
-    match resolve(world, NAMESPACE, target) {
+    match resolve(world, &domain(), NAMESPACE, target) {
         Target::Service { backend, protocol } => {
             let found = endpoints(world, &domain(), &backend);
             let text = found.into_iter().map(|endpoint| {
@@ -43,7 +43,7 @@ fn addresses(world: &World, target: &str) -> (Protocol, Vec<String>) {
             });
             (protocol, text.collect())
         }
-        Target::NotFound(why) => panic!("{target}: {why}"),
+        other => panic!("{target}: {other:?}"),
     }
 }
 

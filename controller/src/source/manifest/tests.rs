@@ -133,6 +133,9 @@ fn values_that_mean_nothing_are_refused_where_they_stand() {
         (format!("{POD}  annotations:\n    lacewing.dev/inject: 'true'\n"), 6, "enabled, disabled or ingress"),
         (format!("{POD}  annotations:\n    lacewing.dev/injcet: enabled\n"), 6, "did you mean lacewing.dev/inject?"),
         (format!("{POD}  annotations:\n    lacewing.dev/proxy-address: 127.0.0.1\n"), 6, "not ip:port"),
+        (format!("{POD}  deletionTimestamp: soon\n"), 5, "\"soon\" is no time"),
+        (format!("{POD}  deletionTimestamp: ''\n"), 5, "is no time"),
+        (format!("{POD}  deletionTimestamp: 2026-11-22T04:00:00\n"), 5, "is no time"),
         (format!("{POD}  namespace: Prod\n"), 5, "\"Prod\" is no name"),
         ("kind: Pod\napiVersion: v1\n".to_owned(), 1, "metadata.name is missing"),
         ("kind: Namespace\napiVersion: v1\nmetadata: {name: a.b}\n".to_owned(), 3, "\"a.b\" is no name"),
@@ -181,6 +184,8 @@ fn what_kubernetes_takes_is_taken() {
             "{slice}, labels: {{kubernetes.io/service-name: a}}}}\naddressType: FQDN\nendpoints: [{{addresses: [a.example]}}]\n"
         ),
         format!("{POD}  resourceVersion: '1'\n  deletionTimestamp: null\nstatus: {{phase: Running}}\n"),
+        format!("{POD}  deletionTimestamp: 2026-11-22T04:00:00Z\n"),
+        format!("{POD}  deletionTimestamp: '2026-11-22T04:00:00.123456+02:00'\n"),
         format!("{POD}spec: {{nodeName: n, terminationGracePeriodSeconds: 3, serviceAccount: web}}\n"),
     ] {
         assert_eq!(parse(&text).map(|parsed| parsed.len()), Ok(1), "{text}");

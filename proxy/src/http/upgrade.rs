@@ -1,0 +1,86 @@
+//! Requests that turn their connection into a tunnel: `Upgrade` (RFC 9110, 7.8; WebSocket above all) and `CONNECT`
+//! (9.3.6). The tunnel begins only when the server has agreed; until then everything stays framed as HTTP, so nothing
+//! can be smuggled in behind the request. Offers of HTTP/2 (`h2c`) are not upgrades to us: they are ignored.
+
+use std::sync::Arc;
+
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    header::{CONNECTION, UPGRADE},
+};
+use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper_util::rt::TokioIo;
+
+use super::{client::Reusable, headers};
+use crate::{listen::Draining, metrics::Peer, tcp};
+
+/// A client's wish for a tunnel.
+pub struct Wish {
+    /// The client's side, once our answer has agreed.
+    client: OnUpgrade,
+    /// The protocol of an `Upgrade`; `None`: it is a `CONNECT`.
+    protocol: Option<HeaderValue>,
+}
+
+/// The protocol that the server has switched to, to be said to the client, too.
+pub fn agreed(response: &Response<Incoming>) -> Option<HeaderValue> {
+    response.headers().get(UPGRADE).filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS).cloned()
+}
+
+/// Puts the fields of a switch of protocols on a head: they concern one connection only, so each hop makes its own.
+pub fn put(fields: &mut HeaderMap, protocol: HeaderValue) {
+    fields.insert(UPGRADE, protocol);
+    fields.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+}
+
+/// The request's wish, if it has one.
+pub fn wish(request: &mut Request<Incoming>) -> Option<Wish> {
+    let protocol = headers::upgrade(request.version(), request.headers()).cloned();
+    if protocol.is_none() && request.method() != Method::CONNECT {
+        return None;
+    }
+    Some(Wish { client: hyper::upgrade::on(request), protocol })
+}
+
+impl Wish {
+    /// Says the wish on this hop, too.
+    pub fn say(&self, fields: &mut HeaderMap) {
+        if let Some(protocol) = &self.protocol {
+            put(fields, protocol.clone());
+        }
+    }
+
+    /// Whether the server agreed.
+    pub fn is_granted(&self, status: StatusCode) -> bool {
+        match self.protocol {
+            Some(_) => status == StatusCode::SWITCHING_PROTOCOLS,
+            None => status.is_success(),
+        }
+    }
+
+    /// Carries bytes between the client and the server that has agreed, until both are done. `connection` is held for as
+    /// long; the proxy waits for the tunnel when it drains.
+    pub fn tunnel(
+        self,
+        response: &mut Response<Incoming>,
+        connection: Option<Reusable>,
+        peer: &Arc<Peer>,
+        draining: Draining,
+    ) {
+        let server = hyper::upgrade::on(response);
+        let counted = peer.connection();
+        tokio::spawn(async move {
+            let _held = (connection, draining);
+            let (client, server) = match tokio::try_join!(self.client, server) {
+                Ok(both) => both,
+                Err(error) => {
+                    tracing::debug!(%error, "an upgrade was agreed on, but one side left");
+                    return;
+                }
+            };
+            if let Err(error) = tcp::forward(TokioIo::new(client), TokioIo::new(server), &counted).await {
+                tracing::debug!(%error, "an upgraded connection broke");
+            }
+        });
+    }
+}
