@@ -38,7 +38,7 @@ pub const DETECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const AMBIGUOUS_TIMEOUT: Duration = Duration::from_secs(1);
 /// A client that says nothing for this long may be waiting for the server: it is dialled, and whoever speaks first wins.
 pub const SILENCE_GRACE: Duration = Duration::from_millis(20);
-/// The same where clients have spoken first so far: a pooled connection may well be silent for a while.
+/// The same where clients have spoken HTTP so far: a pooled connection may well be silent for a while.
 pub const SILENCE_GRACE_CLIENT_FIRST: Duration = Duration::from_secs(1);
 /// The same for clients of the app without mesh TLS. Longer, since a meshed client is expected to speak first: one whose
 /// first bytes are late must not find the app's greeting in their place.
@@ -111,7 +111,8 @@ pub const EWMA_DECAY: Duration = Duration::from_secs(10);
 /// Time without a sample in which an estimate loses all but 1/e of its height: a slow endpoint is tried again every few
 /// seconds, so that it is found healed soon, and one bad sample does not starve it for long.
 pub const EWMA_FORGET: Duration = Duration::from_secs(1);
-/// What a failed connection counts as, so that an endpoint that fails fast does not look fast.
+/// What a failed connection counts as, so that an endpoint that fails fast does not look fast; and an answer that says
+/// "too many requests".
 pub const FAILURE_PENALTY: Duration = Duration::from_secs(1);
 /// Consecutive failures that eject an endpoint.
 pub const BREAKER_FAILURES: u32 = 7;

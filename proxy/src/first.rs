@@ -63,9 +63,10 @@ impl Speaks {
     /// Remembers how a connection began.
     pub fn learn(&self, first: &First) {
         match first {
-            First::Client(_) => self.0.store(CLIENT, Relaxed),
+            First::Client(Protocol::Http1 | Protocol::Http2) => self.0.store(CLIENT, Relaxed),
             First::Server => self.0.store(SERVER, Relaxed),
-            First::Silence | First::Closed => {}
+            // Of opaque bytes nothing follows: the server will be dialled anyway, so that a short grace costs nothing.
+            First::Client(_) | First::Silence | First::Closed => {}
         }
     }
 }
@@ -268,6 +269,8 @@ mod tests {
     #[test]
     fn memory_shortens_or_lengthens_the_wait() {
         let speaks = Speaks::default();
+        assert_eq!(speaks.grace(), SILENCE_GRACE);
+        speaks.learn(&First::Client(Protocol::Opaque));
         assert_eq!(speaks.grace(), SILENCE_GRACE);
         speaks.learn(&First::Client(Protocol::Http1));
         assert_eq!(speaks.grace(), SILENCE_GRACE_CLIENT_FIRST);

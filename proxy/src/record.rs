@@ -7,7 +7,8 @@ use http::{HeaderMap, StatusCode, response};
 use tokio::time::Instant;
 
 use crate::{
-    balance::InFlight,
+    balance::{InFlight, Loaded},
+    config::FAILURE_PENALTY,
     endpoint::{Backend, Endpoint},
     http::{
         body::{End, Recorder},
@@ -57,6 +58,10 @@ impl Record {
         self.done = true;
         self.peer.response(self.status, grpc, class, self.latency);
         if let Some(Outbound { backend, endpoint, .. }) = &self.outbound {
+            if is_overloaded(self.status, grpc) {
+                // Healthy, but it wants less: others look better for a while, and nobody is ejected.
+                endpoint.load().observe(FAILURE_PENALTY, Instant::now());
+            }
             backend.balancer.outcome(endpoint, class == Class::Success, Instant::now());
         }
     }
@@ -87,6 +92,11 @@ impl Drop for Record {
             self.peer.response(self.status, grpc, Class::of(self.status, grpc), self.latency);
         }
     }
+}
+
+/// Too Many Requests (RFC 6585, 4), or gRPC's RESOURCE_EXHAUSTED.
+fn is_overloaded(status: StatusCode, grpc: Option<u16>) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || grpc == Some(8)
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u16> {

@@ -4,6 +4,7 @@
 
 pub mod demo;
 pub mod load;
+pub mod net;
 pub mod peer;
 pub mod pod;
 pub mod records;
