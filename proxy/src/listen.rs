@@ -129,6 +129,8 @@ where
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -155,5 +157,28 @@ mod tests {
         drop(told);
         let (all_gone, ()) = tokio::join!(drain.drain(Duration::from_secs(5)), async move { accepting.stopping().await });
         assert!(all_gone);
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_one_connection_and_no_other() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let drain = Drain::default();
+        let connection = |mut arrived: Arrived| async move {
+            let said = arrived.socket.read_u8().await.unwrap();
+            assert_ne!(said, b'!', "a connection that panics, as this test wants");
+            arrived.socket.write_u8(said).await.unwrap();
+        };
+        tokio::spawn(accept(listener, drain.handle(), connection));
+        let mut before = TcpStream::connect(addr).await.unwrap();
+        let mut bad = TcpStream::connect(addr).await.unwrap();
+        bad.write_all(b"!").await.unwrap();
+        assert!(bad.read_u8().await.is_err(), "it is closed");
+        let mut after = TcpStream::connect(addr).await.unwrap();
+        for good in [&mut before, &mut after] {
+            good.write_all(b"x").await.unwrap();
+            assert_eq!(good.read_u8().await.unwrap(), b'x');
+        }
+        assert!(drain.drain(Duration::from_secs(5)).await, "nor does it hold up the drain");
     }
 }
