@@ -6,7 +6,7 @@
 //! to have no proxy. What a slice does not say about an address, the pods that have it do.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashSet},
     net::{IpAddr, SocketAddr},
 };
 
@@ -45,7 +45,9 @@ pub struct Direct {
     pub sni: String,
 }
 
-/// The ready endpoints of the backend, sorted by address. None for a Service or port that is not there.
+/// The ready endpoints of the backend, sorted by address. None for a Service or port that is not there. A pod with
+/// addresses of both families is one endpoint, in the family of the Service's first ClusterIP (headless: IPv4): two would
+/// have two breakers, and a retry "elsewhere" could meet the same pod again.
 pub fn endpoints(world: &World, trust_domain: &TrustDomain, backend: &Backend) -> Vec<Endpoint> {
     let name = backend.service_name();
     let Some(service) = world.service(&name) else { return Vec::new() };
@@ -63,7 +65,12 @@ pub fn endpoints(world: &World, trust_domain: &TrustDomain, backend: &Backend) -
             }
         }
     }
-    found.into_values().collect()
+    let prefers_v6 = service.cluster_ips().next().is_some_and(|ip| ip.is_ipv6());
+    let preferred = |endpoint: &&Endpoint| endpoint.address.is_ipv6() == prefers_v6 && !endpoint.pod.is_empty();
+    let pod = |endpoint: &Endpoint| (endpoint.namespace.clone(), endpoint.pod.clone());
+    let once: HashSet<_> = found.values().filter(preferred).map(pod).collect();
+    let other_family = |endpoint: &Endpoint| endpoint.address.is_ipv6() != prefers_v6;
+    found.into_values().filter(|endpoint| !(other_family(endpoint) && once.contains(&pod(endpoint)))).collect()
 }
 
 /// The endpoint at an address that belongs to this pod, as a list would have it, whether or not it is ready.

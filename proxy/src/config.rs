@@ -57,6 +57,8 @@ pub const COPY_BUFFER: usize = 64 * 1024;
 
 /// A client may keep an idle HTTP/1 connection this long.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(90);
+/// A client that has connected this long before the proxy stops may still send its first request.
+pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// A request's head must arrive within this, from its first byte.
 pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// All header fields of a message together, in bytes (RFC 9113, 6.5.2 counts 32 more for each field).

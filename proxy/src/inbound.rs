@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
 use hyper::body::Incoming;
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
@@ -407,6 +407,8 @@ async fn forward(
     headers::strip_hop_by_hop(&mut head.headers);
     if let Some(protocol) = switched {
         upgrade::put(&mut head.headers, protocol);
+    } else if client.version != Version::HTTP_2 && client.inbound.draining.has_started() {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     head.version = client.version;
     let record = Record::new(client.numbers.clone(), &head, connection, received.elapsed());

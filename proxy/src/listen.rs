@@ -89,8 +89,13 @@ impl Draining {
         let _ = self.signal.wait_for(|stage| *stage >= Stage::Leaving).await;
     }
 
+    /// Whether clients are to go elsewhere.
+    pub fn has_started(&self) -> bool {
+        *self.signal.borrow() >= Stage::Leaving
+    }
+
     /// Resolves when nothing more is to be accepted.
-    async fn stopping(&mut self) {
+    pub async fn stopping(&mut self) {
         let _ = self.signal.wait_for(|stage| *stage == Stage::Stopping).await;
     }
 }

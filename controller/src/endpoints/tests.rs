@@ -242,21 +242,33 @@ fn a_pod_on_its_way_out_is_not_offered_whatever_the_slice_says() {
 }
 
 #[test]
-fn both_families_of_a_pod_are_offered_each_once() {
-    let six =
-        slice("web-6", "{addresses: ['fd00::1', '::ffff:10.0.0.1']}, {addresses: ['fd00::2']}").replace("IPv4", "IPv6");
-    let four = slice("web-4", &at("10.0.0.1", "p"));
-    let dual = pod("p", "10.0.0.1", MESHED, "").replace("status: {", "status: {podIPs: [{ip: 'fd00::1'}], ");
-    let found = offers(&format!("{SERVICE}{six}{four}{dual}"));
-    assert_eq!(found, ["10.0.0.1:8080 p tls", "[fd00::1]:8080 p tls", "[fd00::2]:8080 "]);
-}
-
-#[test]
 fn the_same_address_in_two_slices_is_there_once() {
     let pods = pod("p", "10.0.0.1", MESHED, "") + &pod("q", "10.0.0.7", "", "");
     let (stale, fresh) = (at("10.0.0.1", "q"), at("10.0.0.1", "p"));
     for (first, second) in [(&stale, &fresh), (&fresh, &stale), (&fresh, &fresh)] {
         let yaml = format!("{SERVICE}{}{}{pods}", slice("web-1", first), slice("web-2", second));
         assert_eq!(offers(&yaml), ["10.0.0.1:8080 p tls"]);
+    }
+}
+
+#[test]
+fn a_pod_of_both_families_is_one_endpoint() {
+    // An IPv4 address in IPv6 clothes is still that address.
+    let mapped = at("'::ffff:10.0.0.1'", "both");
+    let v6 = |endpoints: &str| slice("web-v6", &format!("{endpoints}, {mapped}")).replace("addressType: IPv4", "addressType: IPv6");
+    let slices = slice("web-v4", &format!("{}, {}", at("10.0.0.1", "both"), at("10.0.0.2", "old")))
+        + &v6(&format!("{}, {}, {{addresses: ['fd00::9']}}", at("'fd00::1'", "both"), at("'fd00::3'", "new")));
+    let dual = |name: &str, ips: &str| pod(name, "10.0.0.99", "", "").replace("podIP: 10.0.0.99", ips);
+    let pods = dual("both", "podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]")
+        + &dual("old", "podIPs: [{ip: 10.0.0.2}]")
+        + &dual("new", "podIPs: [{ip: 'fd00::3'}]");
+    for (service, expected) in [
+        (SERVICE.to_owned(), ["10.0.0.1:8080", "10.0.0.2:8080", "[fd00::3]:8080", "[fd00::9]:8080"]),
+        (
+            SERVICE.replace("spec:", "spec:\n  clusterIP: 'fd00:96::1'"),
+            ["10.0.0.2:8080", "[fd00::1]:8080", "[fd00::3]:8080", "[fd00::9]:8080"],
+        ),
+    ] {
+        assert_eq!(addresses_of(&list(&format!("{service}{slices}{pods}"), 80)), expected);
     }
 }

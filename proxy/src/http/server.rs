@@ -11,7 +11,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    time::{Instant, timeout},
+};
 
 use super::{
     body::Body,
@@ -22,8 +25,8 @@ use super::{
 };
 use crate::{
     config::{
-        CONNECTION_WINDOW, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER,
-        STREAM_WINDOW,
+        CONNECTION_WINDOW, FIRST_REQUEST_GRACE, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL,
+        PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
     },
     error::Error,
     listen::Draining,
@@ -38,7 +41,8 @@ pub enum Ended {
     Broke(hyper::Error),
 }
 
-/// Serves HTTP/1 until the client is done or the proxy drains.
+/// Serves HTTP/1 until the client is done or the proxy stops. While the proxy is only leaving, answers say `connection:
+/// close` (the spine's business) and no idle connection is closed: a request may be on its way.
 ///
 /// # Errors
 /// The connection was cut or broke, or the client broke the protocol.
@@ -49,6 +53,7 @@ where
     F: Future<Output = Result<Response<Body>, E>>,
     E: Into<Box<dyn StdError + Send + Sync>>,
 {
+    let born = Instant::now();
     let verdict = Verdict::default();
     let (timer, io, reading) = patience(io, verdict.clone());
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -65,14 +70,17 @@ where
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = draining.started() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+    let stopped = tokio::select! {
+        ended = &mut connection => return judged(ended, &verdict),
+        () = draining.stopping() => Instant::now(),
     };
-    judged(ended, &verdict)
+    // hyper closes a connection on which nothing came yet at once: a client that has just connected would lose its request.
+    let grace = FIRST_REQUEST_GRACE.saturating_sub(stopped - born);
+    if let Ok(ended) = timeout(grace, connection.as_mut()).await {
+        return judged(ended, &verdict);
+    }
+    connection.as_mut().graceful_shutdown();
+    judged(connection.await, &verdict)
 }
 
 /// Serves HTTP/2 until the client is done or the proxy drains. `streams`: how many at a time.
@@ -129,7 +137,9 @@ fn judged(ended: Result<(), hyper::Error>, verdict: &Verdict) -> Result<(), Ende
 pub fn ended(ended: Result<(), Ended>) -> Result<(), Error> {
     match ended {
         Err(Ended::Cut(cut)) => Err(Error::Cut(cut)),
-        Err(Ended::Broke(error)) if error.is_parse_too_large() => Err(Error::BadRequest("the request's head is longer than 64 KiB")),
+        Err(Ended::Broke(error)) if error.is_parse_too_large() => {
+            Err(Error::BadRequest("the request's head is longer than 64 KiB"))
+        }
         Err(Ended::Broke(error)) if error.is_parse() => Err(Error::BadRequest("the request's head is not HTTP")),
         Err(Ended::Broke(error)) => {
             tracing::debug!(%error, "HTTP connection ended");
