@@ -22,6 +22,8 @@ use crate::{
     config::{EWMA_DECAY, EWMA_DEFAULT_RTT, EWMA_FORGET, FAILURE_PENALTY},
 };
 
+/// A latency estimate from which on an endpoint seems to hang, in seconds.
+const HANGS_S: f64 = FAILURE_PENALTY.as_secs_f64() / 2.0;
 /// Pairs drawn before all endpoints are looked at: enough while few are ejected or tried already.
 const DRAWS_MAX: usize = 4;
 
@@ -152,24 +154,27 @@ impl<E: Loaded> Balancer<E> {
         self.endpoints.load().iter().filter(|endpoint| endpoint.load().is_ejected()).count()
     }
 
-    /// An endpoint for one request, none of `tried`. `None`: all were tried. If the breaker holds all others out, it is
-    /// overruled: an endpoint that failed beats an error for certain.
+    /// An endpoint for one request, none of `tried`. `None`: all were tried. Where none of the others works, the breaker is
+    /// overruled and all of them are tried: whichever comes back first is found at once, and each gets what it always gets.
     pub fn pick(&self, tried: &[Arc<E>], now: Instant) -> Option<Arc<E>> {
         let all = self.endpoints.load();
         let untried = |endpoint: &Arc<E>| !tried.iter().any(|tried| Arc::ptr_eq(tried, endpoint));
         let usable = |endpoint: &Arc<E>| untried(endpoint).then(|| endpoint.load().cost(now)).flatten();
-        let chosen = (0..DRAWS_MAX).find_map(|_| draw_two(&all, &usable)).or_else(|| best_of_all(&all, &usable));
-        let Some((endpoint, (_, verdict))) = chosen else {
-            return all
-                .iter()
-                .filter(|endpoint| untried(endpoint))
-                .min_by_key(|endpoint| endpoint.load().in_flight())
-                .cloned();
-        };
-        if verdict == Verdict::Probe {
-            endpoint.load().state.lock().breaker.probe(now);
+        let drawn = (0..DRAWS_MAX).find_map(|_| draw_two(&all, &usable));
+        // Both drawn hang, or could not be reached: somebody else may be better.
+        let drawn =
+            drawn.filter(|(endpoint, (cost, _))| *cost < HANGS_S || endpoint.load().ewma().as_secs_f64() < HANGS_S);
+        let works = |endpoint: &Arc<E>| usable(endpoint).is_some_and(|(_, verdict)| verdict != Verdict::Failing);
+        match drawn.or_else(|| best_of_all(&all, &usable)) {
+            Some((endpoint, (_, Verdict::Probe))) => {
+                endpoint.load().state.lock().breaker.probe(now);
+                Some(endpoint.clone())
+            }
+            Some((endpoint, (_, verdict))) if verdict == Verdict::Pass || all.iter().any(works) => {
+                Some(endpoint.clone())
+            }
+            _ => fastrand::choice(all.iter().filter(|endpoint| untried(endpoint)).collect::<Vec<_>>()).cloned(),
         }
-        Some(endpoint.clone())
     }
 
     /// Records that no answer came from `endpoint`: it could not be reached, or broke off.

@@ -28,6 +28,8 @@ enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Pass,
+    /// Pass, though it has failed often enough to be ejected: too many were out already.
+    Failing,
     /// Pass, and its outcome decides.
     Probe,
     Ejected,
@@ -46,6 +48,7 @@ impl Breaker {
     /// What a request may do now. Asking changes nothing.
     pub fn verdict(&self, now: Instant) -> Verdict {
         match self.state {
+            State::Closed if self.failures >= BREAKER_FAILURES => Verdict::Failing,
             State::Closed => Verdict::Pass,
             State::Open { until, .. } if now < until => Verdict::Ejected,
             State::Open { .. } => Verdict::Probe,

@@ -78,6 +78,9 @@ pub const PEER_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 pub const SEND_BUFFER: usize = 64 * 1024;
 /// HTTP/2 keep-alive: a ping after this much silence…
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
+/// The same to a meshed peer with a request under way: with [`PING_TIMEOUT`], what a peer that vanished holds is sent
+/// elsewhere after 5 s. Requests that are answered sooner never cause a ping.
+pub const PEER_PING_INTERVAL: Duration = Duration::from_secs(2);
 /// …must be answered within this.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
 /// Idle HTTP/1 connections kept to one endpoint.

@@ -252,6 +252,8 @@ impl Backend {
     pub fn failed(&self, endpoint: &Endpoint, error: &Error) {
         match error {
             Error::ClientBody(_) | Error::NoCertificate(_) => {}
+            // It answered, if that is the word: its latency is what it is.
+            Error::Reset(_) | Error::BadAnswer(_) => self.balancer.outcome(endpoint, false, Instant::now()),
             _ => self.balancer.failed(endpoint, Instant::now()),
         }
     }

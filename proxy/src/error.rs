@@ -41,6 +41,8 @@ pub enum Error {
         "the app behind {addr} broke off before it answered: it crashed, or it does not speak the request's HTTP version (1 or 2)"
     )]
     AppBroken { addr: SocketAddr },
+    #[error("the server reset the request: {0}")]
+    Reset(h2::Reason),
     #[error("the request's body broke off: {0}")]
     ClientBody(hyper::Error),
     #[error("{0}")]
@@ -70,7 +72,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::Connect { .. } | Self::Handshake { .. } | Self::Refused => Retry::Always,
-            Self::Broken(_) | Self::AppBroken { .. } => Retry::IfIdempotent,
+            Self::Broken(_) | Self::AppBroken { .. } | Self::Reset(_) => Retry::IfIdempotent,
             Self::BadRequest(_)
             | Self::NotFound { .. }
             | Self::LookupTimeout { .. }
@@ -96,6 +98,7 @@ impl Error {
             | Self::Broken(_)
             | Self::AppBroken { .. }
             | Self::BadAnswer(_)
+            | Self::Reset(_)
             | Self::Io(_) => StatusCode::BAD_GATEWAY,
             Self::LookupTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::LookupDown { .. }
@@ -144,6 +147,7 @@ impl Error {
             Self::Refused => "refused",
             Self::Broken(_) => "broken",
             Self::AppBroken { .. } => "app_broken",
+            Self::Reset(_) => "reset",
             Self::ClientBody(_) => "client_body",
             Self::BadAnswer(_) => "bad_answer",
             Self::Denied(_) => "denied",

@@ -358,6 +358,7 @@ async fn request(client: &FromClient, mut incoming: Request<Incoming>) -> Result
     match (&error, client.version) {
         // The app did not see it: the client's proxy may send it elsewhere (RFC 9113, 8.7).
         (Error::Connect { .. } | Error::Refused, Version::HTTP_2) => Err(h2::Reason::REFUSED_STREAM.into()),
+        (Error::Reset(reason), Version::HTTP_2) => Err((*reason).into()),
         (Error::Connect { .. } | Error::Refused, _) => {
             let mut response = server::refuse(&error, grpc, bodyless);
             response.headers_mut().insert(headers::REFUSED, HeaderValue::from_static("1"));

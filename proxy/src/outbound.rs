@@ -184,7 +184,7 @@ async fn http_connection(
     let spine = Arc::new((outbound.clone(), to));
     let handler = move |incoming| {
         let spine = spine.clone();
-        async move { Ok::<_, std::convert::Infallible>(request(&spine.0, &spine.1, incoming).await) }
+        async move { request(&spine.0, &spine.1, incoming).await }
     };
     let draining = outbound.draining.clone();
     server::ended(match protocol {
@@ -193,18 +193,21 @@ async fn http_connection(
     })
 }
 
-/// Once per request.
-async fn request(outbound: &Outbound, to: &To, mut incoming: Request<Incoming>) -> Response<Body> {
+/// Once per request. An `Err` resets the HTTP/2 stream.
+async fn request(outbound: &Outbound, to: &To, mut incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
     let wish = upgrade::wish(&mut incoming);
     let (head, body) = incoming.into_parts();
-    let (grpc, bodyless) = (headers::is_grpc(&head.headers), head.method == Method::HEAD);
-    match forward(outbound, to, head, body, wish, received).await {
-        Ok(response) => response,
-        Err(error) => {
-            outbound.metrics.error(Direction::Outbound, &error, None);
-            server::refuse(&error, grpc, bodyless)
-        }
+    let (version, grpc, bodyless) = (head.version, headers::is_grpc(&head.headers), head.method == Method::HEAD);
+    let error = match forward(outbound, to, head, body, wish, received).await {
+        Ok(response) => return Ok(response),
+        Err(error) => error,
+    };
+    outbound.metrics.error(Direction::Outbound, &error, None);
+    match (&error, version) {
+        // What the server meant by it, only the client knows.
+        (Error::Reset(reason), Version::HTTP_2) => Err((*reason).into()),
+        _ => Ok(server::refuse(&error, grpc, bodyless)),
     }
 }
 

@@ -200,3 +200,41 @@ async fn a_new_set_keeps_the_history_of_who_stays() {
     let got = send(&balancer, 200, |name| if name == 0 { SLOW } else { FAST }).await;
     assert!(got[0] <= 3, "{got:?}");
 }
+
+/// Sends requests of which those to `dead` endpoints fail, one attempt each; how many were answered.
+async fn send_to_the_living(balancer: &Balancer<Fake>, requests: usize, dead: impl Fn(usize) -> bool) -> usize {
+    let mut served = 0;
+    for _ in 0..requests {
+        tokio::time::advance(Duration::from_millis(5)).await;
+        let endpoint = balancer.pick(&[], Instant::now()).unwrap();
+        if dead(endpoint.name) {
+            balancer.failed(&endpoint, Instant::now());
+        } else {
+            answered(balancer, &endpoint, FAST);
+            served += 1;
+        }
+    }
+    served
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_all_were_down_the_first_that_returns_is_found_at_once() {
+    for first_back in 0..3 {
+        let balancer = cluster(3);
+        send(&balancer, 300, |_| FAST).await;
+        send_to_the_living(&balancer, 12_000, |_| true).await; // a minute
+        let early = send_to_the_living(&balancer, 40, |name| name != first_back).await;
+        assert!(early > 0, "{first_back} answers again, and nobody noticed for 200 ms");
+        let served = send_to_the_living(&balancer, 400, |name| name != first_back).await;
+        assert!(served > 380, "{first_back} is the only one that works: {served} of 400");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_works_among_many_dead_gets_the_requests() {
+    let balancer = cluster(5);
+    send(&balancer, 300, |_| FAST).await;
+    send_to_the_living(&balancer, 400, |name| name != 3).await;
+    let served = send_to_the_living(&balancer, 2_000, |name| name != 3).await;
+    assert!(served > 1_900, "{served} of 2000");
+}

@@ -14,11 +14,11 @@ use lacewing_identity::{Refusal, RefusalKind};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
-use super::body::Body;
+use super::{body::Body, flood::Guarded};
 use crate::{
     config::{
-        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PEER_CONNECTION_WINDOW, PING_INTERVAL,
-        PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
+        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PEER_CONNECTION_WINDOW,
+        PEER_PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
     },
     error::Error,
     metrics::Peer,
@@ -193,17 +193,19 @@ impl Client {
 
     async fn handshake_http2(&self, alpn: Alpn) -> Result<http2::SendRequest<Body>, Error> {
         let io = self.transport.connect(alpn).await?;
-        let (sender, connection) = http2::Builder::new(TokioExecutor::new())
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(PEER_CONNECTION_WINDOW)
             .max_header_list_size(HEADER_LIST_MAX)
-            .max_send_buf_size(SEND_BUFFER)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .handshake(TokioIo::new(io))
-            .await
-            .map_err(|error| self.connect_failed(&error.to_string()))?;
+            .max_send_buf_size(SEND_BUFFER);
+        // Only our own kind: a gRPC server closes connections with more pings than it likes.
+        if self.transport.peer.is_some() {
+            builder.keep_alive_interval(PEER_PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
+        }
+        let handshake = builder.handshake(TokioIo::new(Guarded::client(io))).await;
+        let (sender, connection) = handshake.map_err(|error| self.connect_failed(&error.to_string()))?;
         self.drive(connection);
         Ok(sender)
     }
@@ -270,6 +272,8 @@ fn classify(error: hyper::Error, addr: SocketAddr) -> Error {
             Some(h2::Reason::REFUSED_STREAM) if reset.is_remote() => return Error::Refused,
             // A peer that goes away ends only the streams that it did not begin to process (RFC 9113, 6.8).
             Some(h2::Reason::NO_ERROR) if reset.is_remote() && reset.is_go_away() => return Error::Refused,
+            // By the app, or by the proxy before it on the app's behalf.
+            Some(reason) if reset.is_remote() && reset.is_reset() => return Error::Reset(reason),
             // Reset by hyper, because the body that it was to send broke off.
             _ if reset.is_reset() && !reset.is_remote() && !reset.is_library() => return Error::ClientBody(error),
             _ => {}
