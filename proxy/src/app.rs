@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::SocketAddr,
     process::ExitCode,
     sync::{Arc, Weak},
     time::Duration,
@@ -12,12 +12,12 @@ use std::{
 use lacewing_ops::{admin as http_admin, log, settings::EXIT_BAD_SETTINGS, signal};
 use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
     admin::Admin,
     certify, clock,
-    config::{Config, TRIM_INTERVAL},
+    config::{Config, LAST_WORDS, TRIM_INTERVAL},
     discovery::{self, Discovery},
     endpoint::Context,
     inbound::{self, Inbound},
@@ -80,6 +80,9 @@ async fn serve(config: Config) -> io::Result<()> {
     tokio::spawn(certify::run(identity.clone(), config.control.clone(), metrics.clone()));
     tokio::spawn(discovery::client::run(discovery.clone(), config.control.clone(), config.pod.clone()));
 
+    // A flood from outside must not keep the app from calling others: each direction has its half.
+    let most = (sys::connections_max(sys::raise_open_files()) / 2).max(1);
+    let (outbound_slots, inbound_slots) = (Arc::new(Semaphore::new(most)), Arc::new(Semaphore::new(most)));
     let parts = Parts { config: &config, discovery: &discovery, identity: &identity, metrics: &metrics };
     let out = parts.outbound(&outbound_drain);
     let mut listeners: Vec<_> = outbound_ports.into_iter().map(|port| (port, Listener::Outbound)).collect();
@@ -87,13 +90,13 @@ async fn serve(config: Config) -> io::Result<()> {
     for (port, listener) in listeners {
         let out = out.clone();
         let connection = move |arrived| outbound::connection(out.clone(), arrived, listener.clone());
-        tokio::spawn(listen::accept(port, outbound_drain.handle(), connection));
+        tokio::spawn(listen::accept(port, outbound_slots.clone(), outbound_drain.handle(), connection));
     }
     let into = parts.inbound(&inbound_drain);
     for port in inbound_ports {
         let into = into.clone();
         let connection = move |arrived| inbound::connection(into.clone(), arrived);
-        tokio::spawn(listen::accept(port, inbound_drain.handle(), connection));
+        tokio::spawn(listen::accept(port, inbound_slots.clone(), inbound_drain.handle(), connection));
     }
     tokio::spawn(leave_with_the_pod(discovery.clone(), inbound_drain.leaver()));
 
@@ -117,8 +120,10 @@ async fn serve(config: Config) -> io::Result<()> {
     // What is held here would be waited for, too; what counts is connections.
     drop((out, into));
     let deadline = Instant::now() + patience;
-    let all_gone = inbound_drain.drain(patience).await
-        && outbound_drain.drain(deadline.saturating_duration_since(Instant::now())).await;
+    let served = inbound_drain.drain(patience).await;
+    // Whatever the time is: the app's own connections hear that it is over.
+    let rest = deadline.saturating_duration_since(Instant::now()).max(LAST_WORDS);
+    let all_gone = outbound_drain.drain(rest).await && served;
     if !all_gone {
         tracing::warn!("connections were still open after {}s; ending them", patience.as_secs());
     }
@@ -158,7 +163,7 @@ impl Parts<'_> {
             metrics: self.metrics.clone(),
             draining: drain.handle(),
             dialer: self.config.dialer,
-            pod_ip: self.config.pod_ips.first().copied().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+            pod_ips: self.config.pod_ips.clone(),
             own_ports: self.own_ports(),
             allow_connect: self.config.allow_connect,
             apps: Mutex::default(),
@@ -167,14 +172,21 @@ impl Parts<'_> {
     }
 }
 
-/// When the pod is being deleted, its clients are asked to go elsewhere: long before the proxy itself is told to stop,
-/// since that comes after the app has ended.
+/// While the pod is being deleted, its clients are asked to go elsewhere: long before the proxy itself is told to stop,
+/// since that comes after the app has ended. Followed, not latched: the first answer may be about a namesake that is gone.
 async fn leave_with_the_pod(discovery: Arc<Discovery>, leaver: Leaver) {
     let mut inbound = discovery.inbound().subscribe();
-    let terminating = inbound.wait_for(|inbound| inbound.as_ref().is_some_and(|inbound| inbound.terminating)).await;
-    if terminating.is_ok() {
-        tracing::info!("the pod is being deleted: its clients are asked to go elsewhere");
-        leaver.leave();
+    let mut left = false;
+    loop {
+        let terminating = inbound.borrow_and_update().as_ref().is_some_and(|inbound| inbound.terminating);
+        if terminating && !left {
+            tracing::info!("the pod is being deleted: its clients are asked to go elsewhere");
+        }
+        left = terminating;
+        leaver.leave(terminating);
+        if inbound.changed().await.is_err() {
+            return;
+        }
     }
 }
 

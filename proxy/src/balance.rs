@@ -39,12 +39,15 @@ struct LoadState {
     /// Seconds, as of the last sample; `None` before the first.
     ewma: Option<f64>,
     updated: Instant,
+    /// Since when somebody waits and nothing has come.
+    waiting_since: Instant,
     breaker: Breaker,
 }
 
 impl Default for Load {
     fn default() -> Self {
-        let state = LoadState { ewma: None, updated: Instant::now(), breaker: Breaker::default() };
+        let now = Instant::now();
+        let state = LoadState { ewma: None, updated: now, waiting_since: now, breaker: Breaker::default() };
         Self { state: Mutex::new(state), in_flight: AtomicU32::new(0), awaited: AtomicU32::new(0) }
     }
 }
@@ -81,10 +84,13 @@ impl Load {
         Some((cost, verdict))
     }
 
-    /// The cost of one request, in seconds. The estimate is not forgotten while somebody waits for an answer: an endpoint
-    /// that hangs must not look better with every second.
+    /// The cost of one request, in seconds. While somebody waits for an answer it is not forgotten, and at least the time
+    /// that nothing has come: an endpoint that hangs must look worse with every moment, not better.
     fn estimate(&self, state: &LoadState, now: Instant) -> f64 {
-        if self.awaited.load(Relaxed) > 0 { state.raw() } else { state.faded(now) }
+        if self.awaited.load(Relaxed) == 0 {
+            return state.faded(now);
+        }
+        state.raw().max(now.saturating_duration_since(state.waiting_since).as_secs_f64())
     }
 
     /// A sample of latency: request sent to first byte of the answer.
@@ -99,11 +105,12 @@ impl Load {
             estimate * weight + rtt * (1.0 - weight)
         });
         state.updated = now;
+        state.waiting_since = now;
     }
 
     /// Somebody waited this long and left without an answer: it took at least that long.
     fn given_up(&self, waited: Duration, now: Instant) {
-        let slower = waited.as_secs_f64() > self.estimate(&self.state.lock(), now);
+        let slower = waited.as_secs_f64() > self.state.lock().raw();
         if slower {
             self.observe(waited, now);
         }
@@ -229,9 +236,12 @@ pub struct Awaiting<E: Loaded> {
 
 impl<E: Loaded> Awaiting<E> {
     pub fn new(endpoint: Arc<E>) -> Self {
-        endpoint.load().in_flight.fetch_add(1, Relaxed);
-        endpoint.load().awaited.fetch_add(1, Relaxed);
-        Self { endpoint, since: Instant::now(), answered: false }
+        let (load, now) = (endpoint.load(), Instant::now());
+        load.in_flight.fetch_add(1, Relaxed);
+        if load.awaited.fetch_add(1, Relaxed) == 0 {
+            load.state.lock().waiting_since = now;
+        }
+        Self { endpoint, since: now, answered: false }
     }
 
     /// The answer has begun; `sent` is when the request went out, connecting not included.

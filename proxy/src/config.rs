@@ -26,8 +26,11 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 pub const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A silent connection is probed after this; three probes, as far apart, without an answer end it.
 pub const TCP_KEEPALIVE: Duration = Duration::from_secs(10);
-/// Unacknowledged data on a connection: then the kernel gives the peer up (`TCP_USER_TIMEOUT`).
-pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Unacknowledged or unread data on a connection: then the kernel gives the peer up (`TCP_USER_TIMEOUT`). An app may
+/// pause that long before it reads on.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(300);
+/// The same where proxies are at both ends, which read at once: a peer that vanished is noticed sooner.
+pub const TCP_USER_TIMEOUT_BETWEEN_PROXIES: Duration = Duration::from_secs(30);
 /// Longest TLS `ClientHello` that is read, in bytes: post-quantum key shares and long ALPN lists fit many times over.
 pub const CLIENT_HELLO_MAX: usize = 16 * 1024;
 /// First bytes by which the protocol is told, at most, in bytes: the longest request line that is served.
@@ -43,6 +46,8 @@ pub const SILENCE_GRACE_CLIENT_FIRST: Duration = Duration::from_secs(1);
 /// The same for clients of the app without mesh TLS. Longer, since a meshed client is expected to speak first: one whose
 /// first bytes are late must not find the app's greeting in their place.
 pub const SILENCE_GRACE_INBOUND: Duration = Duration::from_millis(40);
+/// A client whose silent connection found no server has this long to say something and be answered.
+pub const UNSERVED_GRACE: Duration = Duration::from_secs(1);
 /// Room for first bytes, in bytes; it grows with them.
 pub const FIRST_BYTES: usize = 1_024;
 /// One side of raw TCP is closed and nothing moves for this long (at most twice as long): the rest is closed, too, since
@@ -171,6 +176,8 @@ pub const TOKEN_MAX: u64 = 16 * 1024;
 
 /// Longest `LACEWING_DRAIN_TIMEOUT`.
 pub const DRAIN_MAX: Duration = Duration::from_secs(120);
+/// What is left to say to the app's own connections when those to it have used up the time.
+pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Unused memory goes back to the system this often.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 /// Series of the live ring.

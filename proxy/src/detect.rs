@@ -28,6 +28,25 @@ pub fn detect(bytes: &[u8]) -> Option<Protocol> {
     request_line(bytes)
 }
 
+/// Whether a server's first bytes are the SETTINGS frame with which an HTTP/2 server may begin before its client has said
+/// anything (RFC 9113, 3.4 and 6.5); `None` while more bytes are needed. Then its client is HTTP, only slow.
+pub fn is_http2_settings(bytes: &[u8]) -> Option<bool> {
+    const TYPE_SETTINGS: u8 = 4;
+    const SETTING: u32 = 6;
+    /// There are a dozen settings; a server would hardly send more.
+    const SETTINGS_MAX: u32 = 64;
+    let fixed = [None, None, None, Some(TYPE_SETTINGS), Some(0), Some(0), Some(0), Some(0), Some(0)];
+    if bytes.iter().zip(fixed).any(|(byte, expected)| expected.is_some_and(|expected| *byte != expected)) {
+        return Some(false);
+    }
+    let length = bytes.get(..3).map(|length| u32::from_be_bytes([0, length[0], length[1], length[2]]));
+    match length {
+        Some(length) if length % SETTING != 0 || length > SETTING * SETTINGS_MAX => Some(false),
+        _ if bytes.len() >= fixed.len() => Some(true),
+        _ => None,
+    }
+}
+
 fn is_prefix(bytes: &[u8], of: &[u8]) -> bool {
     bytes.iter().zip(of).all(|(a, b)| a == b)
 }
@@ -36,7 +55,7 @@ fn is_prefix(bytes: &[u8], of: &[u8]) -> bool {
 fn request_line(bytes: &[u8]) -> Option<Protocol> {
     // A client may send empty lines before the request line (RFC 9112, 2.2).
     let blank = bytes.iter().take_while(|b| matches!(b, b'\r' | b'\n')).count();
-    let line = &bytes[blank.min(4)..];
+    let line = &bytes[blank..];
     let (line, whole) = match line.iter().position(|b| *b == b'\n') {
         Some(end) => (&line[..end], true),
         None => (line, false),
@@ -74,6 +93,8 @@ mod tests {
             (b"OPTIONS * HTTP/1.0\r\n", Some(Protocol::Http1)),
             (b"GET / HTTP/1.1\n", Some(Protocol::Http1)),
             (b"\r\nGET / HTTP/1.1\r\n", Some(Protocol::Http1)),
+            (b"\r\n\n\r\n\r\n\r\n\r\nGET / HTTP/1.1\r\n", Some(Protocol::Http1)),
+            (b"\r\n\r\n\r\n\r\n\r\n", None),
             (b"GET / HTTP/1.1", None),
             (b"GET /", None),
             (b"", None),
@@ -93,6 +114,23 @@ mod tests {
             (b"\x15\x03", Some(Protocol::Opaque)),
         ] {
             assert_eq!(detect(bytes), expected, "{:?}", String::from_utf8_lossy(bytes));
+        }
+    }
+
+    #[test]
+    fn servers_that_begin_with_settings_are_http2() {
+        let settings = b"\x00\x00\x12\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64";
+        for cut in 0..settings.len() {
+            assert_eq!(is_http2_settings(&settings[..cut]), (cut >= 9).then_some(true), "{cut}");
+        }
+        for other in [
+            &b"\x4a\x00\x00\x00\x0a5.5.5-10.11"[..], // MariaDB
+            b"220 mail.example ESMTP\r\n",
+            b"\x00\x00\x00\x04\x01\x00\x00\x00\x00", // an acknowledgement
+            b"\x00\x00\x13\x04\x00\x00\x00\x00\x00", // no whole settings
+            b"\xff\xff\xfc\x04\x00\x00\x00\x00\x00",
+        ] {
+            assert_eq!(is_http2_settings(other), Some(false), "{other:?}");
         }
     }
 

@@ -5,7 +5,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::Duration,
@@ -169,6 +169,8 @@ pub struct Backend {
     changed: watch::Sender<()>,
     /// Since when nothing is ready.
     empty_since: Mutex<Option<Instant>>,
+    /// Numbers about requests that found no endpoint.
+    nobody: OnceLock<Arc<Peer>>,
     context: Arc<Context>,
 }
 
@@ -195,6 +197,7 @@ impl Backend {
             known: AtomicBool::new(false),
             changed: watch::Sender::new(()),
             empty_since: Mutex::new(Some(Instant::now())),
+            nobody: OnceLock::new(),
             context,
         })
     }
@@ -260,15 +263,17 @@ impl Backend {
 
     /// A request found no endpoint: it counts as a failure of the service.
     pub fn not_served(&self, after: Duration) {
-        let key = Key {
-            direction: Direction::Outbound,
-            peer_namespace: String::new(),
-            peer: "none".to_owned(),
-            service: self.service.clone(),
-            route: DEFAULT_ROUTE.to_owned(),
-        };
-        let service = service_name(self.service.as_deref().unwrap_or(&self.name)).to_owned();
-        let nobody = self.context.metrics.peer(&key, vec![("dst_service", service)]);
+        let nobody = self.nobody.get_or_init(|| {
+            let key = Key {
+                direction: Direction::Outbound,
+                peer_namespace: String::new(),
+                peer: "none".to_owned(),
+                service: self.service.clone(),
+                route: DEFAULT_ROUTE.to_owned(),
+            };
+            let service = service_name(self.service.as_deref().unwrap_or(&self.name)).to_owned();
+            self.context.metrics.peer(&key, vec![("dst_service", service)])
+        });
         nobody.response(http::StatusCode::SERVICE_UNAVAILABLE, None, Class::Failure, after);
     }
 

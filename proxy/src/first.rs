@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     config::{AMBIGUOUS_TIMEOUT, DETECT_BYTES_MAX, SILENCE_GRACE, SILENCE_GRACE_CLIENT_FIRST},
-    detect::{Protocol, detect},
+    detect::{Protocol, detect, is_http2_settings},
     error::Error,
 };
 
@@ -30,7 +30,13 @@ pub enum First {
     Closed,
     /// The server spoke first.
     Server,
+    /// The server closed without a word.
+    ServerClosed,
 }
+
+/// Why bytes are refused that are no HTTP where HTTP is declared. Passed on, they could still become a request: one that
+/// nobody has looked at, with whatever `l6g-*` fields its sender likes.
+pub const NOT_HTTP: &str = "the port is declared to speak HTTP (appProtocol), and these bytes do not";
 
 /// What the target's `appProtocol` says; then nobody has to guess.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -66,7 +72,7 @@ impl Speaks {
             First::Client(Protocol::Http1 | Protocol::Http2) => self.0.store(CLIENT, Relaxed),
             First::Server => self.0.store(SERVER, Relaxed),
             // Of opaque bytes nothing follows: the server will be dialled anyway, so that a short grace costs nothing.
-            First::Client(_) | First::Silence | First::Closed => {}
+            First::Client(_) | First::Silence | First::Closed | First::ServerClosed => {}
         }
     }
 }
@@ -107,7 +113,7 @@ where
 }
 
 /// The client is silent and the server is dialled: who speaks first? Waits for as long as both are silent. A server that
-/// closes without a word has spoken, too.
+/// begins with HTTP/2 settings has not decided anything: its client must speak all the same.
 ///
 /// # Errors
 /// One of the connections broke.
@@ -121,7 +127,9 @@ where
     C: AsyncRead + Unpin,
     S: AsyncRead + Unpin,
 {
-    let mut deadline: Option<Instant> = None;
+    let ambiguous = || Instant::now() + AMBIGUOUS_TIMEOUT;
+    let mut deadline = (!bytes.is_empty()).then(ambiguous);
+    let mut settings = None;
     loop {
         if let Some(protocol) = told(bytes) {
             return Ok(First::Client(protocol));
@@ -135,14 +143,27 @@ where
         tokio::select! {
             // Where both have spoken, the client was answered, or did not wait: either way its bytes decide nothing.
             biased;
-            read = server.read_buf(greeting) => return read.map(|_| First::Server).map_err(Error::from),
+            read = server.read_buf(greeting), if settings != Some(true) => {
+                let closed = read? == 0;
+                settings = is_http2_settings(greeting);
+                if closed && greeting.is_empty() {
+                    return Ok(First::ServerClosed);
+                }
+                if closed || settings == Some(false) {
+                    return Ok(First::Server);
+                }
+                deadline.get_or_insert_with(ambiguous);
+                if settings == Some(true) && bytes.is_empty() {
+                    deadline = None;
+                }
+            }
             read = client.read_buf(bytes) => {
                 if read? == 0 {
                     return Ok(end(bytes));
                 }
-                deadline.get_or_insert_with(|| Instant::now() + AMBIGUOUS_TIMEOUT);
+                deadline.get_or_insert_with(ambiguous);
             }
-            () = patience => return Ok(First::Client(Protocol::Opaque)),
+            () = patience => return Ok(if bytes.is_empty() { First::Server } else { First::Client(Protocol::Opaque) }),
         }
     }
 }
@@ -245,6 +266,10 @@ mod tests {
             (b"\x16\x03\x01", b"", First::Client(Protocol::Tls)),
             (b"GE", b"", First::Client(Protocol::Opaque)),
             (b"GE", b"220 x\r\n", First::Server),
+            (b"", b"!", First::Server),
+            (b"PING", b"", First::Client(Protocol::Opaque)),
+            (PREFACE, SETTINGS, First::Client(Protocol::Http2)),
+            (b"\x00\x01", SETTINGS, First::Client(Protocol::Opaque)),
         ] {
             let (mut client, mut here) = duplex(1_024);
             let (mut server, mut there) = duplex(1_024);
@@ -255,6 +280,31 @@ mod tests {
             assert_eq!(first, expected, "{client_says:?} {server_says:?}");
             assert_eq!(&greeting[..], server_says);
         }
+    }
+
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: &[u8] = b"\x00\x00\x06\x04\x00\x00\x00\x00\x00\x00\x03\x00\x00\x00\x64";
+
+    #[tokio::test(start_paused = true)]
+    async fn what_was_read_before_the_race_counts() {
+        let (_client, mut here) = duplex(1_024);
+        let (_server, mut there) = duplex(1_024);
+        let (mut bytes, mut greeting) = (BytesMut::from(&b"PING"[..]), BytesMut::new());
+        let first = race(&mut here, &mut bytes, &mut there, &mut greeting).await.unwrap();
+        assert_eq!(first, First::Client(Protocol::Opaque));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_http2_server_that_begins_does_not_decide() {
+        let (mut client, mut here) = duplex(1_024);
+        let (mut server, mut there) = duplex(1_024);
+        server.write_all(SETTINGS).await.unwrap();
+        let (mut bytes, mut greeting) = (BytesMut::new(), BytesMut::new());
+        let (first, ()) = tokio::join!(race(&mut here, &mut bytes, &mut there, &mut greeting), async {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            client.write_all(PREFACE).await.unwrap();
+        });
+        assert_eq!((first.unwrap(), &greeting[..]), (First::Client(Protocol::Http2), SETTINGS));
     }
 
     #[tokio::test(start_paused = true)]

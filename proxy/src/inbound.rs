@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
 use hyper::body::Incoming;
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
@@ -27,6 +27,7 @@ use crate::{
     authorize::{Decision, Mode, authorize},
     config::{
         AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, SILENCE_GRACE_INBOUND,
+        STREAMS_MAX, STREAMS_MAX_UNKNOWN, UNSERVED_GRACE,
     },
     detect::Protocol,
     discovery::{self, Discovery},
@@ -38,7 +39,7 @@ use crate::{
         headers, server,
         upgrade::{self, Wish},
     },
-    listen::{Arrived, Draining},
+    listen::{Arrived, Draining, Slot},
     live::{Direction, Key},
     metrics::{Class, Metrics, Peer},
     record::Record,
@@ -55,8 +56,8 @@ pub struct Inbound {
     pub metrics: Arc<Metrics>,
     pub draining: Draining,
     pub dialer: Dialer,
-    /// Where the app listens, if nothing says which of the pod's addresses was meant.
-    pub pod_ip: IpAddr,
+    /// Where the app listens: at the first one, if nothing says which was meant.
+    pub pod_ips: Vec<IpAddr>,
     /// Ports of the proxy itself: never a destination.
     pub own_ports: Vec<u16>,
     pub allow_connect: bool,
@@ -65,7 +66,7 @@ pub struct Inbound {
 }
 
 /// Numbers by client (`None`: one that proved nothing) and port.
-type Peers = HashMap<(Option<SpiffeId>, u16), Arc<Peer>>;
+type Peers = HashMap<(Option<SpiffeId>, String), Arc<Peer>>;
 
 /// Who is calling, and where they want to go.
 struct Call {
@@ -89,7 +90,7 @@ impl Inbound {
 
     /// Numbers about one client.
     fn peer(&self, call: &Call) -> Arc<Peer> {
-        let (id, port) = (call.peer.as_ref(), call.at.port());
+        let (id, port) = (call.peer.as_ref(), self.port_label(call.at.port()));
         let make = || {
             let key = Key {
                 direction: Direction::Inbound,
@@ -100,10 +101,17 @@ impl Inbound {
             };
             let mut labels = vec![("tls", if id.is_some() { "true" } else { "no_identity" }.to_owned())];
             labels.extend(id.map(|id| ("client_id", id.to_string())));
-            labels.push(("srv_port", port.to_string()));
+            labels.push(("srv_port", port.clone()));
             self.metrics.peer(&key, labels)
         };
-        remembered(&mut self.peers.lock(), (id.cloned(), port), LIVE_SERIES_MAX, make)
+        remembered(&mut self.peers.lock(), (id.cloned(), port.clone()), LIVE_SERIES_MAX, make)
+    }
+
+    /// The port as a label: one that is not declared was chosen by the client, who may try them all.
+    fn port_label(&self, port: u16) -> String {
+        let policy = self.discovery.inbound().borrow();
+        let declared = policy.iter().flat_map(|policy| &policy.ports).any(|(declared, _)| *declared == port);
+        if declared { port.to_string() } else { "undeclared".to_owned() }
     }
 
     /// Authorize: the workload's policy of this moment.
@@ -120,7 +128,7 @@ impl Inbound {
     /// The same for a connection, counted.
     fn let_in(&self, call: &Call) -> Result<(), Error> {
         self.authorize(call).inspect_err(|error| self.metrics.denied(error))?;
-        self.metrics.allowed(call.at.port());
+        self.metrics.allowed(self.port_label(call.at.port()));
         Ok(())
     }
 
@@ -170,21 +178,19 @@ pub async fn connection(inbound: Arc<Inbound>, arrived: Arrived) {
 }
 
 async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
-    let Arrived { mut socket, destination, .. } = arrived;
+    let Arrived { mut socket, destination, slot, .. } = arrived;
+    if destination.is_some_and(|at| !inbound.pod_ips.contains(&at.ip())) {
+        return Err(Error::Denied("the destination is no address of this pod (LACEWING_POD_IPS)"));
+    }
     // Detect: TLS or plain, by the first bytes. A client that is silent may wait for the server to speak.
     let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
-    let mut dialled = None;
-    let waits_for = inbound.may_wait_for_the_server(destination);
-    let patience = if waits_for.is_some() { SILENCE_GRACE_INBOUND } else { HANDSHAKE_TIMEOUT };
-    let mut began = first::read(&mut socket, &mut bytes, patience, AMBIGUOUS_TIMEOUT).await?;
-    if let (First::Silence, Some(at)) = (&began, waits_for) {
-        let mut app = inbound.app(at).transport.connect(Alpn::Tcp).await?;
-        let mut greeting = BytesMut::new();
-        began = first::race(&mut socket, &mut bytes, &mut app, &mut greeting).await?;
-        dialled = Some(Rewound::new(greeting.freeze(), app));
-    }
+    let mut draining = inbound.draining.clone();
+    let (began, dialled) = tokio::select! {
+        began = detect(inbound, destination, &mut socket, &mut bytes) => began?,
+        () = draining.over_for_the_silent() => return Ok(()),
+    };
     let plain = match began {
-        First::Closed => return Ok(()),
+        First::Closed if dialled.is_none() => return Ok(()),
         First::Silence => {
             return Err(Error::Forbidden(Refusal::new(RefusalKind::NotTls, "no TLS handshake within 10 s")));
         }
@@ -194,14 +200,47 @@ async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
             let late =
                 || Error::Forbidden(Refusal::new(RefusalKind::NotTls, "the TLS handshake took longer than 10 s"));
             match accepted.unwrap_or_else(|_| Err(late()))? {
-                Ok(connection) => return mesh_connection(inbound, *connection, destination).await,
-                Err(foreign) => Plain { io: foreign, protocol: Protocol::Opaque, dialled },
+                Ok(connection) => return mesh_connection(inbound, *connection, destination, &slot).await,
+                Err(foreign) => Plain { io: foreign, protocol: Protocol::Tls, dialled },
             }
         }
         First::Client(protocol) => Plain { io: Rewound::new(bytes.freeze(), socket), protocol, dialled },
-        First::Server => Plain { io: Rewound::new(bytes.freeze(), socket), protocol: Protocol::Opaque, dialled },
+        First::Server | First::ServerClosed | First::Closed => {
+            Plain { io: Rewound::new(bytes.freeze(), socket), protocol: Protocol::Opaque, dialled }
+        }
     };
-    plain_connection(inbound, plain, destination).await
+    plain_connection(inbound, plain, destination, &slot).await
+}
+
+/// How the connection begins, and the app if it was dialled to find out; a client that speaks meanwhile need not wait.
+async fn detect(
+    inbound: &Inbound,
+    destination: Option<SocketAddr>,
+    socket: &mut TcpStream,
+    bytes: &mut BytesMut,
+) -> Result<(First, Option<Rewound<Io>>), Error> {
+    let waits_for = inbound.may_wait_for_the_server(destination);
+    let patience = if waits_for.is_some() { SILENCE_GRACE_INBOUND } else { HANDSHAKE_TIMEOUT };
+    let began = first::read(socket, bytes, patience, AMBIGUOUS_TIMEOUT).await?;
+    let (First::Silence, Some(at)) = (&began, waits_for) else { return Ok((began, None)) };
+    let app = inbound.app(at);
+    let dialled = tokio::select! {
+        biased;
+        began = first::read(socket, bytes, HANDSHAKE_TIMEOUT, AMBIGUOUS_TIMEOUT) => return Ok((began?, None)),
+        dialled = app.transport.connect(Alpn::Tcp) => dialled,
+    };
+    match dialled {
+        Ok(mut server) => {
+            let mut greeting = BytesMut::new();
+            let began = first::race(socket, bytes, &mut server, &mut greeting).await?;
+            Ok((began, Some(Rewound::new(greeting.freeze(), server))))
+        }
+        // No app to listen to: only the client can still say something, and HTTP and the mesh have an answer to that.
+        Err(error) => match first::read(socket, bytes, UNSERVED_GRACE, AMBIGUOUS_TIMEOUT).await? {
+            First::Silence | First::Client(Protocol::Opaque) => Err(error),
+            began => Ok((began, None)),
+        },
+    }
 }
 
 /// A peer that proved who it is.
@@ -209,6 +248,7 @@ async fn mesh_connection(
     inbound: &Arc<Inbound>,
     connection: MeshConnection,
     destination: Option<SocketAddr>,
+    slot: &Slot,
 ) -> Result<(), Error> {
     let MeshConnection { io, peer, alpn, sni } = connection;
     // Where, and may it?
@@ -216,13 +256,14 @@ async fn mesh_connection(
     let call = Call { peer: Some(peer), at };
     inbound.let_in(&call)?;
     match alpn {
+        Alpn::Tcp if inbound.declared(at.port()) == Declared::Http => Err(Error::Denied(first::NOT_HTTP)),
         Alpn::Tcp => {
             let app = inbound.app(at).transport.connect(Alpn::Tcp).await?;
             Ok(tcp::forward(app, io, &inbound.peer(&call).connection()).await?)
         }
-        Alpn::H1 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11).await,
-        Alpn::H1H2 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_2).await,
-        Alpn::H2 => http_connection(inbound, call, io, Carrier::Http2, Version::HTTP_2).await,
+        Alpn::H1 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11, slot).await,
+        Alpn::H1H2 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_2, slot).await,
+        Alpn::H2 => http_connection(inbound, call, io, Carrier::Http2, Version::HTTP_2, slot).await,
     }
 }
 
@@ -235,7 +276,12 @@ struct Plain {
 }
 
 /// A client that proves nothing: served where the workload is permissive, and the kernel says where it wanted to go.
-async fn plain_connection(inbound: &Arc<Inbound>, plain: Plain, destination: Option<SocketAddr>) -> Result<(), Error> {
+async fn plain_connection(
+    inbound: &Arc<Inbound>,
+    plain: Plain,
+    destination: Option<SocketAddr>,
+    slot: &Slot,
+) -> Result<(), Error> {
     let Plain { io, protocol, dialled } = plain;
     let call = destination.map(|at| Call { peer: None, at });
     let allowed = match &call {
@@ -252,14 +298,16 @@ async fn plain_connection(inbound: &Arc<Inbound>, plain: Plain, destination: Opt
             return Err(error);
         }
     };
-    let http = inbound.declared(call.at.port()) != Declared::Opaque;
+    let declared = inbound.declared(call.at.port());
+    let http = declared != Declared::Opaque;
     match protocol {
-        Protocol::Http1 if http => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11).await,
-        Protocol::Http2 if http => http_connection(inbound, call, io, Carrier::Http2, Version::HTTP_2).await,
+        Protocol::Opaque if declared == Declared::Http => Err(Error::Denied(first::NOT_HTTP)),
+        Protocol::Http1 if http => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11, slot).await,
+        Protocol::Http2 if http => http_connection(inbound, call, io, Carrier::Http2, Version::HTTP_2, slot).await,
         _ => {
             let app = match dialled {
                 Some(app) => app,
-                None => Rewound::new(Bytes::new(), inbound.app(call.at).transport.connect(Alpn::Tcp).await?),
+                None => Rewound::whole(inbound.app(call.at).transport.connect(Alpn::Tcp).await?),
             };
             Ok(tcp::forward(app, io, &inbound.peer(&call).connection()).await?)
         }
@@ -273,6 +321,7 @@ async fn http_connection<I>(
     io: I,
     carrier: Carrier,
     version: Version,
+    slot: &Slot,
 ) -> Result<(), Error>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
@@ -280,14 +329,16 @@ where
     let numbers = inbound.peer(&call);
     let _counted = numbers.connection();
     let app = inbound.app(call.at);
-    let client = Arc::new(FromClient { inbound: inbound.clone(), call, numbers, app, carrier, version });
+    let streams = if call.peer.is_some() { STREAMS_MAX } else { STREAMS_MAX_UNKNOWN };
+    let slot = slot.clone();
+    let client = Arc::new(FromClient { inbound: inbound.clone(), call, numbers, app, carrier, version, slot });
     let handler = move |incoming| {
         let client = client.clone();
         async move { request(&client, incoming).await }
     };
     let draining = inbound.draining.clone();
     server::ended(match version {
-        Version::HTTP_2 => server::serve_http2(io, crate::config::STREAMS_MAX, draining, handler).await,
+        Version::HTTP_2 => server::serve_http2(io, streams, draining, handler).await,
         _ => server::serve_http1(io, draining, handler).await,
     })
 }
@@ -301,7 +352,8 @@ fn where_to(inbound: &Inbound, destination: Option<SocketAddr>, sni: Option<&str
     if !inbound.policy()?.ports.iter().any(|(declared, _)| *declared == port) {
         return Err(Error::Denied("the workload declares no such port"));
     }
-    Ok(SocketAddr::new(inbound.pod_ip, port))
+    let ip = inbound.pod_ips.first().ok_or(Error::Denied("this proxy does not know its pod's address"))?;
+    Ok(SocketAddr::new(*ip, port))
 }
 
 /// Tells a plain HTTP/1 client why it is not served: otherwise its people see a connection that just closes.
@@ -341,6 +393,7 @@ struct FromClient {
     app: Arc<Client>,
     carrier: Carrier,
     version: Version,
+    slot: Slot,
 }
 
 /// Once per request. An `Err` resets the HTTP/2 stream.
@@ -392,7 +445,8 @@ async fn forward(
         Carrier::Http1 => headers::to_http1(&mut head, &authority),
         Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &authority),
     }
-    let sent = client.app.send(Request::from_parts(head, Body::incoming(body)), client.carrier).await;
+    let body = Body::from_client(&mut head, body);
+    let sent = client.app.send(Request::from_parts(head, body), client.carrier).await;
     let Answered { mut response, mut connection, .. } = sent.map_err(|failed| failed.error)?;
     let granted = wish.filter(|wish| wish.is_granted(response.status()));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && granted.is_none() {
@@ -400,7 +454,8 @@ async fn forward(
     }
     let switched = upgrade::agreed(&response);
     if let Some(wish) = granted {
-        wish.tunnel(&mut response, connection.take(), &client.numbers, client.inbound.draining.clone());
+        let held = (connection.take(), client.inbound.draining.clone(), client.slot.clone());
+        wish.tunnel(&mut response, &client.numbers, held);
     }
     // Stream back, and record at the end of the stream.
     let (mut head, body) = response.into_parts();

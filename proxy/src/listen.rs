@@ -2,16 +2,16 @@
 //! no other. A pod that is to go tells its clients first (*leaving*) and still serves them; draining stops the accepting,
 //! too, and waits for those who are at work.
 
-use std::{future::Future, net::SocketAddr, sync::Arc, time::Duration};
+use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, mpsc, watch},
-    time::timeout,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch},
+    time::{sleep, timeout},
 };
 
 use crate::{
-    config::{ACCEPT_PAUSE, CONNECTIONS_MAX},
+    config::{ACCEPT_PAUSE, FIRST_REQUEST_GRACE},
     socket,
 };
 
@@ -21,7 +21,12 @@ pub struct Arrived {
     pub from: SocketAddr,
     /// Set if the kernel redirected it here.
     pub destination: Option<SocketAddr>,
+    /// Its place among the connections that may be open; whatever lives on after the connection's task holds it.
+    pub slot: Slot,
 }
+
+/// A place among the connections that may be open.
+pub type Slot = Arc<OwnedSemaphorePermit>;
 
 /// How far the proxy is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -76,9 +81,10 @@ impl Drain {
 pub struct Leaver(watch::Sender<Stage>);
 
 impl Leaver {
-    /// Asks clients to go elsewhere; they are still served.
-    pub fn leave(&self) {
-        self.0.send_if_modified(|stage| std::mem::replace(stage, (*stage).max(Stage::Leaving)) < Stage::Leaving);
+    /// Asks clients to go elsewhere, or no longer; they are served in any case.
+    pub fn leave(&self, leave: bool) {
+        let wanted = if leave { Stage::Leaving } else { Stage::Serving };
+        self.0.send_if_modified(|stage| *stage != Stage::Stopping && std::mem::replace(stage, wanted) != wanted);
     }
 }
 
@@ -87,6 +93,12 @@ impl Draining {
     pub async fn started(&mut self) {
         // An error means that the drain itself is gone: the process is at its end.
         let _ = self.signal.wait_for(|stage| *stage >= Stage::Leaving).await;
+    }
+
+    /// Resolves when a client that has said nothing yet need not be waited for any longer.
+    pub async fn over_for_the_silent(&mut self) {
+        self.stopping().await;
+        sleep(FIRST_REQUEST_GRACE).await;
     }
 
     /// Whether clients are to go elsewhere.
@@ -100,33 +112,36 @@ impl Draining {
     }
 }
 
-/// Accepts until draining begins.
-pub async fn accept<C, F>(listener: TcpListener, mut draining: Draining, connection: C)
+/// Accepts until draining begins; `slots` are shared by the listeners of one direction.
+pub async fn accept<C, F>(listener: TcpListener, slots: Arc<Semaphore>, mut draining: Draining, connection: C)
 where
     C: Fn(Arrived) -> F,
     F: Future<Output = ()> + Send + 'static,
 {
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
-        // The semaphore is never closed, so this cannot fail; if it did, there would be nothing left to serve.
-        let Ok(slot) = slots.clone().acquire_owned().await else { return };
+        let accepting = async {
+            // The semaphore is never closed, so this cannot fail; if it did, there would be nothing left to serve.
+            let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let (socket, from) = listener.accept().await?;
+            socket::tune(&socket).map(|()| (socket, from, Arc::new(slot)))
+        };
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = accepting => accepted,
             () = draining.stopping() => return,
         };
-        match accepted.and_then(|(socket, from)| socket::tune(&socket).map(|()| (socket, from))) {
-            Ok((socket, from)) => {
+        match accepted {
+            Ok((socket, from, slot)) => {
                 let destination = socket::redirected_from(&socket);
-                let work = connection(Arrived { socket, from, destination });
+                let work = connection(Arrived { socket, from, destination, slot });
                 let alive = draining.clone();
                 tokio::spawn(async move {
                     work.await;
-                    drop((slot, alive));
+                    drop(alive);
                 });
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
+                sleep(ACCEPT_PAUSE).await;
             }
         }
     }
@@ -156,11 +171,12 @@ mod tests {
     async fn leaving_tells_clients_and_accepts_on() {
         let drain = Drain::default();
         let (mut told, mut accepting) = (drain.handle(), drain.handle());
-        drain.leaver().leave();
+        drain.leaver().leave(true);
         told.started().await;
         assert!(timeout(Duration::from_secs(60), accepting.stopping()).await.is_err());
         drop(told);
-        let (all_gone, ()) = tokio::join!(drain.drain(Duration::from_secs(5)), async move { accepting.stopping().await });
+        let (all_gone, ()) =
+            tokio::join!(drain.drain(Duration::from_secs(5)), async move { accepting.stopping().await });
         assert!(all_gone);
     }
 
@@ -174,7 +190,7 @@ mod tests {
             assert_ne!(said, b'!', "a connection that panics, as this test wants");
             arrived.socket.write_u8(said).await.unwrap();
         };
-        tokio::spawn(accept(listener, drain.handle(), connection));
+        tokio::spawn(accept(listener, Arc::new(Semaphore::new(3)), drain.handle(), connection));
         let mut before = TcpStream::connect(addr).await.unwrap();
         let mut bad = TcpStream::connect(addr).await.unwrap();
         bad.write_all(b"!").await.unwrap();

@@ -294,9 +294,9 @@ impl Metrics {
         self.retries_skipped.get(&vec![("backend", backend.to_owned()), ("skipped", why.to_owned())]).inc();
     }
 
-    /// An inbound connection to a port that the workload declares was let in.
-    pub fn allowed(&self, port: u16) {
-        self.allowed.get(&vec![("srv_port", port.to_string())]).inc();
+    /// An inbound connection to a port was let in; `port` is one that the workload declares, or says that it does not.
+    pub fn allowed(&self, port: String) {
+        self.allowed.get(&vec![("srv_port", port)]).inc();
     }
 
     /// An inbound connection was refused. Its port is no label: the client may have made it up.

@@ -8,7 +8,6 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::Duration,
 };
 
 use bytes::BytesMut;
@@ -24,6 +23,7 @@ use crate::{
     balance::{Awaiting, InFlight, Loaded},
     config::{
         AMBIGUOUS_TIMEOUT, DETECT_TIMEOUT, FIRST_BYTES, KEEP_ALIVE_TIMEOUT, RETRY_LIMIT, RETRY_UNPROCESSED_LIMIT,
+        STREAMS_MAX, UNSERVED_GRACE,
     },
     detect::Protocol,
     discovery::{AsIs, Discovery, Place, Target},
@@ -36,7 +36,7 @@ use crate::{
         headers, server,
         upgrade::{self, Wish},
     },
-    listen::{Arrived, Draining},
+    listen::{Arrived, Draining, Slot},
     live::{Direction, Key},
     metrics::{Class, Metrics, Peer},
     record::Record,
@@ -78,10 +78,10 @@ enum To {
 
 /// Once per socket.
 pub async fn connection(outbound: Arc<Outbound>, arrived: Arrived, listener: Listener) {
-    let Arrived { socket, from, destination } = arrived;
+    let Arrived { socket, from, destination, slot } = arrived;
     let served = match (destination, listener) {
-        (Some(addr), _) => redirected(&outbound, socket, addr).await,
-        (None, Listener::Outbound) => by_authority(&outbound, socket).await,
+        (Some(addr), _) => redirected(&outbound, socket, addr, &slot).await,
+        (None, Listener::Outbound) => by_authority(&outbound, socket, &slot).await,
         (None, Listener::Mapped(target)) => mapped(&outbound, socket, &target).await,
     };
     if let Err(error) = served {
@@ -90,7 +90,12 @@ pub async fn connection(outbound: Arc<Outbound>, arrived: Arrived, listener: Lis
 }
 
 /// A connection that the kernel redirected here: the app knows nothing of us.
-async fn redirected(outbound: &Arc<Outbound>, mut socket: TcpStream, addr: SocketAddr) -> Result<(), Error> {
+async fn redirected(
+    outbound: &Arc<Outbound>,
+    mut socket: TcpStream,
+    addr: SocketAddr,
+    slot: &Slot,
+) -> Result<(), Error> {
     if addr.ip().is_loopback() && outbound.own_ports.contains(&addr.port()) {
         return Err(Error::Denied("the destination is this proxy itself"));
     }
@@ -100,48 +105,81 @@ async fn redirected(outbound: &Arc<Outbound>, mut socket: TcpStream, addr: Socke
         Place::AsIs(why) => return as_is(outbound, socket, addr, why).await,
     };
     let (backend, declared) = target.current()?;
-    // Detect: by declaration, by the client's first bytes, or by who speaks first. A server that is dialled for that
-    // counts neither for the balancer nor for the breaker.
+    // Detect: by declaration, by the client's first bytes, or by who speaks first.
     let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
-    let mut dialled = None;
-    let mut began = match declared {
-        Declared::Opaque => First::Client(Protocol::Opaque),
-        Declared::Http => first::read(&mut socket, &mut bytes, KEEP_ALIVE_TIMEOUT, AMBIGUOUS_TIMEOUT).await?,
-        Declared::Nothing => first::read(&mut socket, &mut bytes, backend.speaks.grace(), AMBIGUOUS_TIMEOUT).await?,
+    let mut draining = outbound.draining.clone();
+    let (began, dialled) = tokio::select! {
+        began = detect(outbound, &backend, declared, &mut socket, &mut bytes) => began?,
+        () = draining.over_for_the_silent() => return Ok(()),
     };
-    if began == First::Silence && declared == Declared::Nothing {
-        let (endpoint, mut server, _) = connect(outbound, &backend).await?;
-        let mut greeting = BytesMut::new();
-        began = first::race(&mut socket, &mut bytes, &mut server, &mut greeting).await?;
-        dialled = Some((endpoint, Rewound::new(greeting.freeze(), server)));
-    }
     backend.speaks.learn(&began);
     let io = Rewound::new(bytes.freeze(), socket);
     match began {
-        First::Closed | First::Silence => Ok(()),
+        First::Closed | First::Silence if dialled.is_none() => Ok(()),
         First::Client(protocol @ (Protocol::Http1 | Protocol::Http2)) => {
             drop(dialled);
-            http_connection(outbound, io, protocol, To::Dialled(addr, target)).await
+            http_connection(outbound, io, protocol, To::Dialled(addr, target), slot).await
         }
-        First::Client(Protocol::Tls | Protocol::Opaque) | First::Server => {
-            if let Some((endpoint, server)) = dialled {
-                return tcp_connection(io, &endpoint, server).await;
-            }
-            let (endpoint, server) = connect_counted(outbound, &backend).await?;
+        First::Client(Protocol::Opaque) if declared == Declared::Http => Err(Error::Denied(first::NOT_HTTP)),
+        // Bytes; or a client that has closed its side, and still listens to the server that was dialled for it.
+        _ => {
+            let (endpoint, server) = match dialled {
+                Some(dialled) => dialled,
+                None => connect(outbound, &backend, true).await.map(|(endpoint, io)| (endpoint, Rewound::whole(io)))?,
+            };
             tcp_connection(io, &endpoint, server).await
         }
     }
 }
 
+type Dialled = (Arc<Endpoint>, Rewound<Io>);
+
+/// How the connection begins, and the server if it was dialled to find out. A server that is dialled only for that counts
+/// neither for the balancer nor for the breaker, and a client that speaks meanwhile need not wait for it.
+async fn detect(
+    outbound: &Outbound,
+    backend: &Backend,
+    declared: Declared,
+    socket: &mut TcpStream,
+    bytes: &mut BytesMut,
+) -> Result<(First, Option<Dialled>), Error> {
+    let silence = match declared {
+        Declared::Opaque => return Ok((First::Client(Protocol::Opaque), None)),
+        Declared::Http => KEEP_ALIVE_TIMEOUT,
+        Declared::Nothing => backend.speaks.grace(),
+    };
+    let began = first::read(socket, bytes, silence, AMBIGUOUS_TIMEOUT).await?;
+    if began != First::Silence || declared == Declared::Http {
+        return Ok((began, None));
+    }
+    let dialled = tokio::select! {
+        biased;
+        began = first::read(socket, bytes, KEEP_ALIVE_TIMEOUT, AMBIGUOUS_TIMEOUT) => return Ok((began?, None)),
+        dialled = connect(outbound, backend, false) => dialled,
+    };
+    match dialled {
+        Ok((endpoint, mut server)) => {
+            let mut greeting = BytesMut::new();
+            let began = first::race(socket, bytes, &mut server, &mut greeting).await?;
+            Ok((began, Some((endpoint, Rewound::new(greeting.freeze(), server)))))
+        }
+        // No server to listen to: only the client can still say something, and HTTP has an answer to that.
+        Err(error) => match first::read(socket, bytes, UNSERVED_GRACE, AMBIGUOUS_TIMEOUT).await? {
+            began @ (First::Closed | First::Client(Protocol::Http1 | Protocol::Http2)) => Ok((began, None)),
+            _ => Err(error),
+        },
+    }
+}
+
 /// Connections of an app that names the destination in each request.
-async fn by_authority(outbound: &Arc<Outbound>, mut socket: TcpStream) -> Result<(), Error> {
+async fn by_authority(outbound: &Arc<Outbound>, mut socket: TcpStream, slot: &Slot) -> Result<(), Error> {
     // Detect: the first bytes tell HTTP/1 from HTTP/2; anything else has no destination here.
     let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
     match first::read(&mut socket, &mut bytes, DETECT_TIMEOUT, DETECT_TIMEOUT).await? {
         First::Client(protocol @ (Protocol::Http1 | Protocol::Http2)) => {
-            http_connection(outbound, Rewound::new(bytes.freeze(), socket), protocol, To::Authority).await
+            http_connection(outbound, Rewound::new(bytes.freeze(), socket), protocol, To::Authority, slot).await
         }
-        First::Client(_) | First::Server => {
+        First::Client(_) | First::Server | First::ServerClosed => {
             Err(Error::BadRequest("this port takes HTTP only: for TCP, map a port (LACEWING_OUTBOUND_MAP)"))
         }
         First::Silence => Err(Error::BadRequest("no request came within 10 s")),
@@ -152,7 +190,7 @@ async fn by_authority(outbound: &Arc<Outbound>, mut socket: TcpStream) -> Result
 /// Raw TCP to a target that a setting names.
 async fn mapped(outbound: &Arc<Outbound>, socket: TcpStream, target: &str) -> Result<(), Error> {
     let backend = outbound.discovery.look_up(target).await?;
-    let (endpoint, server) = connect_counted(outbound, &backend).await?;
+    let (endpoint, server) = connect(outbound, &backend, true).await?;
     tcp_connection(socket, &endpoint, server).await
 }
 
@@ -174,36 +212,44 @@ async fn as_is(outbound: &Outbound, socket: TcpStream, addr: SocketAddr, why: As
     Ok(tcp::forward(socket, server, &peer.connection()).await?)
 }
 
+/// An app's connection, for its requests.
+struct FromApp {
+    outbound: Arc<Outbound>,
+    to: To,
+    slot: Slot,
+}
+
 /// Serves the requests of one connection.
 async fn http_connection(
     outbound: &Arc<Outbound>,
     io: Rewound<TcpStream>,
     protocol: Protocol,
     to: To,
+    slot: &Slot,
 ) -> Result<(), Error> {
-    let spine = Arc::new((outbound.clone(), to));
+    let app = Arc::new(FromApp { outbound: outbound.clone(), to, slot: slot.clone() });
     let handler = move |incoming| {
-        let spine = spine.clone();
-        async move { request(&spine.0, &spine.1, incoming).await }
+        let app = app.clone();
+        async move { request(&app, incoming).await }
     };
     let draining = outbound.draining.clone();
     server::ended(match protocol {
-        Protocol::Http2 => server::serve_http2(io, crate::config::STREAMS_MAX, draining, handler).await,
+        Protocol::Http2 => server::serve_http2(io, STREAMS_MAX, draining, handler).await,
         _ => server::serve_http1(io, draining, handler).await,
     })
 }
 
 /// Once per request. An `Err` resets the HTTP/2 stream.
-async fn request(outbound: &Outbound, to: &To, mut incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
+async fn request(app: &FromApp, mut incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
     let wish = upgrade::wish(&mut incoming);
     let (head, body) = incoming.into_parts();
     let (version, grpc, bodyless) = (head.version, headers::is_grpc(&head.headers), head.method == Method::HEAD);
-    let error = match forward(outbound, to, head, body, wish, received).await {
+    let error = match forward(app, head, body, wish, received).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
-    outbound.metrics.error(Direction::Outbound, &error, None);
+    app.outbound.metrics.error(Direction::Outbound, &error, None);
     match (&error, version) {
         // What the server meant by it, only the client knows.
         (Error::Reset(reason), Version::HTTP_2) => Err((*reason).into()),
@@ -212,15 +258,15 @@ async fn request(outbound: &Outbound, to: &To, mut incoming: Request<Incoming>) 
 }
 
 async fn forward(
-    outbound: &Outbound,
-    to: &To,
+    app: &FromApp,
     head: request::Parts,
     body: Incoming,
     mut wish: Option<Wish>,
     received: Instant,
 ) -> Result<Response<Body>, Error> {
+    let outbound = &*app.outbound;
     // Route: what the head decides; and look up, where the destination is known only now.
-    let (route, backend) = match to {
+    let (route, backend) = match &app.to {
         To::Authority => {
             let route = route::route(&head, None, outbound.allow_connect)?;
             let backend = outbound.discovery.look_up(&route.target()).await?;
@@ -245,9 +291,9 @@ async fn forward(
                 let Some(error) = bad_answer(&answered, &endpoint, wish.as_ref()) else {
                     let in_flight = awaiting.answered(answered.sent);
                     if let Some(wish) = wish.take_if(|wish| wish.is_granted(answered.response.status())) {
-                        let connection = answered.connection.take();
-                        let draining = outbound.draining.clone();
-                        wish.tunnel(&mut answered.response, connection, &endpoint.metrics, draining);
+                        let load = InFlight::new(endpoint.clone());
+                        let held = (answered.connection.take(), outbound.draining.clone(), app.slot.clone(), load);
+                        wish.tunnel(&mut answered.response, &endpoint.metrics, held);
                     }
                     return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
                 };
@@ -291,7 +337,7 @@ impl Attempt {
         if let Some(wish) = wish {
             wish.say(&mut head.headers);
         }
-        let body = Body::incoming(body);
+        let body = Body::from_client(&mut head, body);
         if !(route.replayable || http_body::Body::is_end_stream(&body)) {
             return (Self { head, body }, None);
         }
@@ -381,7 +427,10 @@ fn stream_back(
 ) -> Response<Body> {
     let switched = upgrade::agreed(&answered.response);
     let (mut head, body) = answered.response.into_parts();
+    // What a meshed endpoint's proxy says about an error is its own word: it has removed the app's.
+    let error = head.headers.remove(headers::ERROR).filter(|_| endpoint.is_meshed());
     headers::strip_reserved(&mut head.headers);
+    head.headers.extend(error.map(|label| (headers::ERROR, label)));
     headers::strip_hop_by_hop(&mut head.headers);
     if let Some(protocol) = switched {
         upgrade::put(&mut head.headers, protocol);
@@ -392,16 +441,25 @@ fn stream_back(
     Response::from_parts(head, Body::incoming(body).recorded(Box::new(record)))
 }
 
-/// Pick → connect, for raw TCP. What failed is retried elsewhere: nothing was sent yet.
-async fn connect(outbound: &Outbound, backend: &Backend) -> Result<(Arc<Endpoint>, Io, Duration), Error> {
+/// Pick → connect, for raw TCP. What failed is retried elsewhere: nothing was sent yet. `counts`: the balancer and the
+/// breaker learn from it.
+async fn connect(outbound: &Outbound, backend: &Backend, counts: bool) -> Result<(Arc<Endpoint>, Io), Error> {
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     loop {
         let endpoint = backend.pick(&tried).await?;
         let started = Instant::now();
         match endpoint.client.transport.connect(Alpn::Tcp).await {
-            Ok(server) => return Ok((endpoint, server, started.elapsed())),
+            Ok(server) => {
+                if counts {
+                    endpoint.load().observe(started.elapsed(), Instant::now());
+                    backend.balancer.outcome(&endpoint, true, Instant::now());
+                }
+                return Ok((endpoint, server));
+            }
             Err(error) => {
-                backend.failed(&endpoint, &error);
+                if counts {
+                    backend.failed(&endpoint, &error);
+                }
                 outbound.metrics.error(Direction::Outbound, &error, None);
                 tried.push(endpoint);
                 if tried.len() > RETRY_UNPROCESSED_LIMIT as usize {
@@ -410,14 +468,6 @@ async fn connect(outbound: &Outbound, backend: &Backend) -> Result<(Arc<Endpoint
             }
         }
     }
-}
-
-/// The same, and the balancer learns from it.
-async fn connect_counted(outbound: &Outbound, backend: &Backend) -> Result<(Arc<Endpoint>, Io), Error> {
-    let (endpoint, server, took) = connect(outbound, backend).await?;
-    endpoint.load().observe(took, Instant::now());
-    backend.balancer.outcome(&endpoint, true, Instant::now());
-    Ok((endpoint, server))
 }
 
 /// Once per connection of raw TCP: copy → record.

@@ -12,7 +12,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::config::{CONNECT_TIMEOUT, TCP_KEEPALIVE, TCP_USER_TIMEOUT};
+use crate::config::{CONNECT_TIMEOUT, TCP_KEEPALIVE, TCP_USER_TIMEOUT, TCP_USER_TIMEOUT_BETWEEN_PROXIES};
 
 /// Opens connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +64,16 @@ pub fn tune(socket: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&probes)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(TCP_USER_TIMEOUT))?;
+    Ok(())
+}
+
+/// Shortens the patience with unacknowledged data on a connection whose other end is a proxy: it always reads.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn between_proxies(socket: &TcpStream) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    SockRef::from(socket).set_tcp_user_timeout(Some(TCP_USER_TIMEOUT_BETWEEN_PROXIES))?;
     Ok(())
 }
 

@@ -27,7 +27,7 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::{
     config::{CLIENT_HELLO_MAX, HANDSHAKE_TIMEOUT},
     error::Error,
-    socket::Dialer,
+    socket::{Dialer, between_proxies},
 };
 
 /// How the bytes inside mesh TLS are meant; said by ALPN, so nothing has to be detected.
@@ -53,6 +53,11 @@ impl Alpn {
             Self::H1H2 => b"lacewing/h1h2",
             Self::Tcp => b"lacewing/tcp",
         }
+    }
+
+    /// Carries many requests, and only proxies read it.
+    pub const fn is_multiplexed(self) -> bool {
+        matches!(self, Self::H2 | Self::H1H2)
     }
 
     fn parse(id: &[u8]) -> Option<Self> {
@@ -158,6 +163,9 @@ impl Transport {
         let failed = |cause| Error::Connect { addr: self.addr, cause: Arc::new(cause) };
         let socket = self.dialer.connect(self.addr).await.map_err(failed)?;
         let Some(peer) = &self.peer else { return Ok(Io::Plain(socket)) };
+        if alpn.is_multiplexed() {
+            between_proxies(&socket).map_err(failed)?;
+        }
         let config = self.client_config(peer, alpn)?;
         let name = self.sni.clone().unwrap_or(ServerName::IpAddress(self.addr.ip().into()));
         let handshake = TlsConnector::from(config).connect(name, socket);
@@ -217,6 +225,9 @@ pub async fn accept(
     let alpn =
         alpn.ok_or_else(|| forbidden(RefusalKind::Alpn, "the client offered a mesh protocol that is not known here"))?;
     let sni = session.server_name().map(str::to_owned);
+    if alpn.is_multiplexed() {
+        between_proxies(&io.get_ref().0.io)?;
+    }
     Ok(Ok(Box::new(MeshConnection { io, peer, alpn, sni })))
 }
 
@@ -224,7 +235,8 @@ fn forbidden(kind: RefusalKind, detail: impl Into<String>) -> Error {
     Error::Forbidden(Refusal::new(kind, detail))
 }
 
-/// Reads the whole `ClientHello` (post-quantum ones span segments) and looks at its ALPN.
+/// Reads the whole `ClientHello` (post-quantum ones span segments) and looks at its ALPN. What rustls cannot read is not
+/// mesh TLS of ours: some other kind of TLS, or bytes that only begin like it.
 async fn offers_mesh(socket: &mut TcpStream, first: &mut BytesMut) -> Result<bool, Error> {
     let mut acceptor = rustls::server::Acceptor::default();
     let mut fed = 0;
@@ -237,18 +249,12 @@ async fn offers_mesh(socket: &mut TcpStream, first: &mut BytesMut) -> Result<boo
                 let mut offered = accepted.client_hello().alpn().into_iter().flatten();
                 return Ok(offered.any(|protocol| protocol.starts_with(MESH_PREFIX)));
             }
-            Ok(None) if first.len() >= CLIENT_HELLO_MAX => {
-                return Err(forbidden(
-                    RefusalKind::NotTls,
-                    format!("the ClientHello is longer than {CLIENT_HELLO_MAX} bytes"),
-                ));
-            }
-            Ok(None) => {
+            Ok(None) if first.len() < CLIENT_HELLO_MAX => {
                 if socket.read_buf(first).await? == 0 {
-                    return Err(forbidden(RefusalKind::NotTls, "the ClientHello broke off"));
+                    return Ok(false);
                 }
             }
-            Err((error, _)) => return Err(forbidden(RefusalKind::NotTls, error.to_string())),
+            Ok(None) | Err(_) => return Ok(false),
         }
     }
 }
@@ -268,6 +274,11 @@ pub struct Rewound<I> {
 impl<I> Rewound<I> {
     pub fn new(first: Bytes, io: I) -> Self {
         Self { first, io }
+    }
+
+    /// A connection of which nothing was read.
+    pub fn whole(io: I) -> Self {
+        Self::new(Bytes::new(), io)
     }
 }
 

@@ -245,16 +245,19 @@ impl Session<'_> {
                 if all.len() > ENDPOINTS_MAX {
                     return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
                 }
-                self.set_endpoints(own_backend(backend), BTreeMap::new(), all);
+                self.set_endpoints(parse::backend(backend.clone())?, BTreeMap::new(), all);
             }
             (WireKey::Endpoints(backend), Answer::Delta(delta)) => {
-                let key = own_backend(backend);
+                let key = parse::backend(backend.clone())?;
                 let removed =
                     delta.removed.iter().map(|addr| addr.parse().map_err(|_| format!("{addr:?} is not an address")));
                 let removed: Vec<SocketAddr> = removed.collect::<Result<_, _>>()?;
                 let mut known = self.backends.get(&key).cloned().ok_or("a delta without a snapshot before it")?;
                 known.retain(|addr, _| !removed.contains(addr));
-                if known.len() + delta.upserted.len() > ENDPOINTS_MAX {
+                let is_new = |endpoint: &&wire::Endpoint| {
+                    endpoint.address.parse().is_ok_and(|addr: SocketAddr| !known.contains_key(&addr))
+                };
+                if known.len() + delta.upserted.iter().filter(is_new).count() > ENDPOINTS_MAX {
                     return Err(format!("more than {ENDPOINTS_MAX} endpoints"));
                 }
                 self.set_endpoints(key, known, delta.upserted);
@@ -276,6 +279,10 @@ impl Session<'_> {
 
     fn set_endpoints(&mut self, key: BackendKey, mut known: BTreeMap<SocketAddr, Info>, upserted: Vec<wire::Endpoint>) {
         for endpoint in upserted {
+            // If it cannot be understood, what was known about it is not true any more either.
+            if let Ok(addr) = endpoint.address.parse::<SocketAddr>() {
+                known.remove(&addr);
+            }
             match parse::endpoint(endpoint) {
                 Ok(info) => {
                     known.insert(info.addr, info);
@@ -303,10 +310,6 @@ impl Session<'_> {
 
 fn wire_backend(key: &BackendKey) -> wire::Backend {
     wire::Backend { namespace: key.namespace.clone(), service: key.service.clone(), port: u32::from(key.port) }
-}
-
-fn own_backend(backend: &wire::Backend) -> BackendKey {
-    BackendKey { namespace: backend.namespace.clone(), service: backend.service.clone(), port: backend.port as u16 }
 }
 
 #[cfg(test)]

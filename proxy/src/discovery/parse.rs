@@ -51,7 +51,7 @@ fn declared(protocol: wire::Protocol) -> Declared {
     }
 }
 
-fn backend(backend: wire::Backend) -> Result<BackendKey, String> {
+pub fn backend(backend: wire::Backend) -> Result<BackendKey, String> {
     Ok(BackendKey { namespace: backend.namespace, service: backend.service, port: port(backend.port)? })
 }
 

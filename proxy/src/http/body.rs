@@ -228,7 +228,11 @@ impl HttpBody for Body {
             Source::Incoming(arriving) => arriving.incoming.size_hint(),
             Source::Replay { shared, next: 0 } => {
                 let replay = shared.lock();
-                if replay.frames.is_empty() && !replay.done { replay.incoming.incoming.size_hint() } else { SizeHint::default() }
+                if replay.frames.is_empty() && !replay.done {
+                    replay.incoming.incoming.size_hint()
+                } else {
+                    SizeHint::default()
+                }
             }
             Source::Replay { .. } => SizeHint::default(),
         }

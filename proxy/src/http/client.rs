@@ -131,6 +131,7 @@ impl Client {
         let (sender, connection) = http1::Builder::new()
             .max_headers(HEADER_FIELDS_MAX)
             .max_header_size(HEADER_LIST_MAX as usize)
+            .max_buf_size(HEADER_LIST_MAX as usize)
             .handshake(TokioIo::new(io))
             .await
             .map_err(|error| self.connect_failed(&error.to_string()))?;

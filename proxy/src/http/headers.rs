@@ -79,9 +79,15 @@ fn unambiguous(head: &request::Parts) -> Result<(), Error> {
 
 /// Removes the mesh's own fields. Call it on everything that comes from an app or an unauthenticated peer.
 pub fn strip_reserved(headers: &mut HeaderMap) {
-    while let Some(name) = headers.keys().find(|name| name.as_str().starts_with(RESERVED)).cloned() {
+    while let Some(name) = headers.keys().find(|name| is_reserved(name)).cloned() {
         headers.remove(name);
     }
+}
+
+/// To CGI and its heirs a field's `_` and `-` are the same.
+fn is_reserved(name: &HeaderName) -> bool {
+    let prefix = name.as_str().as_bytes().get(..RESERVED.len());
+    prefix.is_some_and(|prefix| prefix.iter().zip(RESERVED.bytes()).all(|(a, b)| *a == b || (*a == b'_' && b == b'-')))
 }
 
 /// Removes the fields that concern one connection only (RFC 9110, 7.6.1), and those that `Connection` names, except
@@ -108,11 +114,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn is_kept(name: &HeaderName) -> bool {
-    let name = name.as_str();
+fn is_kept(field: &HeaderName) -> bool {
+    let name = field.as_str();
     matches!(name, "host" | "authorization" | "cookie" | "content-length" | "te")
         || name.starts_with("x-forwarded-")
-        || name.starts_with(RESERVED)
+        || is_reserved(field)
 }
 
 /// Makes the head one of HTTP/2 to `authority`.
@@ -252,6 +258,7 @@ mod tests {
                 .header("L6G-Client-Id", "spiffe://x")
                 .header("l6g-client-id", "y")
                 .header("l6g-x", "z")
+                .header("l6g_client_id", "w")
                 .header("l6", "ok"),
         );
         strip_reserved(&mut head.headers);

@@ -156,7 +156,9 @@ impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
             if told.first_byte.is_none() || told.body_wanted.is_some() {
                 let now = time::Instant::now();
                 told.first_byte.get_or_insert(now);
-                told.body_wanted.as_mut().map(|since| *since = now);
+                if let Some(since) = told.body_wanted.as_mut() {
+                    *since = now;
+                }
             }
             return polled;
         }
@@ -288,7 +290,7 @@ mod tests {
             let (mut client, served) = reader(&drain, Duration::ZERO);
             client.write_all(format!("POST / HTTP/1.1\r\nhost: a\r\n{head}\r\n\r\n").as_bytes()).await.unwrap();
             for byte in [b"2", b"\r", b"\n"] {
-                time::sleep(BODY_IDLE - Duration::from_secs(1)).await;
+                time::sleep(BODY_IDLE.saturating_sub(Duration::from_secs(1))).await;
                 client.write_all(byte).await.unwrap();
             }
             let lived = closed(&mut client).await;

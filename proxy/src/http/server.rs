@@ -103,6 +103,8 @@ where
     let connection = http2::Builder::new(stalled::Streams)
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
+        // One client that goes away with all its streams must not end a connection that others share.
+        .max_pending_accept_reset_streams(streams as usize)
         .max_header_list_size(HEADER_LIST_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

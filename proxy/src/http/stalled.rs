@@ -126,3 +126,86 @@ impl HttpBody for Told {
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{convert::Infallible, time::Duration};
+
+    use h2::{RecvStream, SendStream, client::SendRequest};
+    use http::{Request, Response};
+    use hyper::body::Incoming;
+    use tokio::{
+        io::{DuplexStream, duplex},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        config::{STREAM_WINDOW, STREAMS_MAX},
+        http::server::serve_http2,
+        listen::Drain,
+    };
+
+    /// More than a window.
+    const LARGE: usize = 3 * STREAM_WINDOW as usize;
+
+    async fn echo(incoming: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+        Ok(Response::new(Body::incoming(incoming.into_body())))
+    }
+
+    /// A client of a server that answers with what it is sent.
+    async fn client(drain: &Drain) -> SendRequest<Bytes> {
+        let (ours, theirs): (DuplexStream, DuplexStream) = duplex(1 << 20);
+        tokio::spawn(serve_http2(theirs, STREAMS_MAX, drain.handle(), echo));
+        let mut builder = h2::client::Builder::new();
+        let (requests, connection) = builder.initial_connection_window_size(1 << 20).handshake(ours).await.unwrap();
+        tokio::spawn(connection);
+        requests
+    }
+
+    async fn ask(requests: &mut SendRequest<Bytes>, bytes: usize) -> (RecvStream, SendStream<Bytes>) {
+        let request = Request::post("http://a/").body(()).unwrap();
+        let (answer, mut sending) = requests.send_request(request, false).unwrap();
+        sending.send_data(vec![7; bytes].into(), false).unwrap();
+        (answer.await.unwrap().into_body(), sending)
+    }
+
+    /// What does not end by then hangs.
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reader_that_takes_nothing_loses_its_stream_and_no_other_does() {
+        let drain = Drain::default();
+        let mut requests = client(&drain).await;
+        let (mut silent, mut speaking) = ask(&mut requests, 1).await;
+        assert_eq!(silent.data().await.unwrap().unwrap(), &[7][..]);
+        let (mut stalled, _sending) = ask(&mut requests, LARGE).await;
+        let began = time::Instant::now();
+        // What the window takes, which is never opened again; then the end.
+        let until_broken = async { while let Some(Ok(_)) = stalled.data().await {} };
+        timeout(DAY, until_broken).await.expect("the stream ends");
+        let lasted = began.elapsed();
+        assert!(lasted >= NO_PROGRESS && lasted < NO_PROGRESS * 2, "{lasted:?}");
+
+        // One that had nothing to read for long is as it was.
+        time::sleep(NO_PROGRESS * 10).await;
+        speaking.send_data(Bytes::from_static(b"still here"), false).unwrap();
+        let heard = timeout(DAY, silent.data()).await.expect("an echo");
+        assert_eq!(heard.unwrap().unwrap(), &b"still here"[..]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_reader_gets_it_all() {
+        let drain = Drain::default();
+        let mut requests = client(&drain).await;
+        let (mut slow, _sending) = ask(&mut requests, LARGE).await;
+        let mut got = 0;
+        while got < LARGE {
+            let data = timeout(DAY, slow.data()).await.expect("more").unwrap();
+            let size = data.unwrap().len();
+            got += size;
+            time::sleep(NO_PROGRESS / 4).await;
+            slow.flow_control().release_capacity(size).unwrap();
+        }
+    }
+}

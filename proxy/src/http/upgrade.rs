@@ -11,8 +11,8 @@ use http::{
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 
-use super::{client::Reusable, headers};
-use crate::{listen::Draining, metrics::Peer, tcp};
+use super::headers;
+use crate::{metrics::Peer, tcp};
 
 /// A client's wish for a tunnel.
 pub struct Wish {
@@ -58,19 +58,16 @@ impl Wish {
         }
     }
 
-    /// Carries bytes between the client and the server that has agreed, until both are done. `connection` is held for as
-    /// long; the proxy waits for the tunnel when it drains.
-    pub fn tunnel(
-        self,
-        response: &mut Response<Incoming>,
-        connection: Option<Reusable>,
-        peer: &Arc<Peer>,
-        draining: Draining,
-    ) {
+    /// Carries bytes between the client and the server that has agreed, until both are done. `held` lives as long: the
+    /// connection's slot, what makes the proxy wait when it drains, what counts the tunnel as load.
+    pub fn tunnel<H>(self, response: &mut Response<Incoming>, peer: &Arc<Peer>, held: H)
+    where
+        H: Send + 'static,
+    {
         let server = hyper::upgrade::on(response);
         let counted = peer.connection();
         tokio::spawn(async move {
-            let _held = (connection, draining);
+            let _held = held;
             let (client, server) = match tokio::try_join!(self.client, server) {
                 Ok(both) => both,
                 Err(error) => {

@@ -4,7 +4,11 @@
 
 use std::str::FromStr;
 
-use tracing_subscriber::{filter::Targets, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    filter::{LevelFilter, Targets},
+    layer::SubscriberExt,
+    util::SubscriberInitExt,
+};
 
 /// Longest piece of a value from the wire that reaches the log, in bytes.
 pub const LOGGED_VALUE_MAX: usize = 256;
@@ -17,6 +21,9 @@ pub fn init(filter: &str) -> Result<(), String> {
     let targets = Targets::from_str(filter).map_err(|e| {
         format!("log filter {filter:?}: {e}; write a level (error, warn, info, debug, trace) or target=level,…")
     })?;
+    // h2 warns of each odd frame: whoever sends them would write our log. Who wants to see that names it.
+    let named = filter.split(',').any(|part| part.trim_start().starts_with("h2"));
+    let targets = if named { targets } else { targets.with_target("h2", LevelFilter::ERROR) };
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false);
     // Only tests start two daemons in one process; the first one's log serves both.
     let _ = tracing_subscriber::registry().with(targets).with(lines).try_init();

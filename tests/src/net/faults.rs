@@ -12,7 +12,7 @@ table inet faults
 delete table inet faults
 table inet faults {
   chain in { type filter hook prerouting priority -310; policy accept; iifname \"lo\" accept; }
-  chain out { type filter hook output priority 310; policy accept; oifname \"lo\" accept; }
+  chain out { type filter hook output priority 310; policy accept; oifname \"lo\" accept; ip daddr 127.0.0.0/8 accept; ip6 daddr ::1 accept; }
 }
 ";
 
