@@ -4,7 +4,8 @@
 
 pub mod channel;
 pub mod client;
-mod parse;
+#[doc(hidden)] // public for `fuzz/` alone
+pub mod parse;
 
 use std::{collections::HashMap, fmt, net::SocketAddr, sync::Arc, time::Duration};
 

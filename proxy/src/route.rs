@@ -117,7 +117,8 @@ mod tests {
     #[test]
     fn what_may_be_sent_again() {
         let request = |method: &str, version, length: Option<&str>, chunked: bool| {
-            let mut builder = Request::builder().method(method).uri("http://web/").version(version);
+            let mut builder =
+                Request::builder().method(method).uri("http://web/").header("host", "web").version(version);
             if let Some(length) = length {
                 builder = builder.header("content-length", length);
             }

@@ -193,7 +193,7 @@ impl HttpBody for Body {
         let frame = match frame {
             Some(Ok(mut frame)) => {
                 if let Some(trailers) = frame.trailers_mut() {
-                    headers::strip_reserved(trailers);
+                    headers::strip_trailers(trailers);
                     this.end(End::Complete(Some(trailers)));
                 } else if this.is_end_stream() {
                     this.end(End::Complete(None));

@@ -4,7 +4,11 @@
 
 use std::{future::Future, io, net::SocketAddr, sync::Arc};
 
-use http::{Request, Response};
+use http::{
+    HeaderValue, Method, Request, Response,
+    header::{CONTENT_LENGTH, TRANSFER_ENCODING},
+};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     client::conn::{TrySendError, http1, http2},
@@ -17,7 +21,7 @@ use tokio::{sync::watch, time::Instant};
 use super::{body::Body, flood::Guarded};
 use crate::{
     config::{
-        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PEER_CONNECTION_WINDOW,
+        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, INTERIM_MAX, PEER_CONNECTION_WINDOW,
         PEER_PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
     },
     error::Error,
@@ -92,6 +96,7 @@ impl Client {
     }
 
     async fn send_http1(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Box<Failed>> {
+        frame_body(&mut request);
         loop {
             let (mut sender, reused) = match self.take_idle() {
                 Some(sender) => (sender, true),
@@ -101,8 +106,18 @@ impl Client {
                 },
             };
             let sent = Instant::now();
-            match sender.try_send_request(request).await {
+            let interim = Interim::count(&mut request);
+            let answer = tokio::select! {
+                biased; // the last of too many may come together with the answer
+                // Dropping the sender closes the connection.
+                error = interim.too_many() => return Err(Box::new(Failed { error, unsent: None })),
+                answer = sender.try_send_request(request) => answer,
+            };
+            match answer {
                 Ok(response) => {
+                    if let Err(error) = super::headers::unambiguous_answer(response.headers()) {
+                        return Err(Box::new(Failed { error, unsent: None }));
+                    }
                     let connection = Some(Reusable { client: self.clone(), sender });
                     return Ok(Answered { response, sent, connection });
                 }
@@ -240,6 +255,33 @@ impl Client {
     /// Closes connections that were idle for too long. Called now and then.
     pub fn sweep(&self) {
         self.idle.lock().retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_TIMEOUT);
+    }
+}
+
+/// hyper takes it that GET and HEAD have no body unless their head says so, and drops what there is.
+fn frame_body(request: &mut Request<Body>) {
+    let bodyless = request.body().is_end_stream() || request.method() == Method::CONNECT;
+    if !bodyless && !request.headers().contains_key(CONTENT_LENGTH) {
+        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+    }
+}
+
+/// Counts the interim answers (1xx) to one request: a server may send any number, and each costs time.
+struct Interim(watch::Receiver<u32>);
+
+impl Interim {
+    fn count(request: &mut Request<Body>) -> Self {
+        let (seen, count) = watch::channel(0);
+        hyper::ext::on_informational(request, move |_| seen.send_modify(|seen| *seen += 1));
+        Self(count)
+    }
+
+    /// Ends when there are more than [`INTERIM_MAX`], and never otherwise.
+    async fn too_many(mut self) -> Error {
+        if self.0.wait_for(|seen| *seen > INTERIM_MAX).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+        Error::BadAnswer("more interim answers (1xx) than any request needs")
     }
 }
 

@@ -1,19 +1,22 @@
 //! What happens to a message's head on its way: whom it is for, which fields end here, and how it changes between
 //! HTTP/1 and HTTP/2. Pure. It refuses heads whose destination is ambiguous; framing is hyper's, made new on each hop.
 
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr};
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
-    header::{CONNECTION, CONTENT_LENGTH, HOST, TE, TRANSFER_ENCODING, UPGRADE},
+    header::{
+        AUTHORIZATION, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, EXPECT, HOST,
+        PROXY_AUTHORIZATION, SET_COOKIE, TE, TRAILER, TRANSFER_ENCODING, UPGRADE,
+    },
     request, uri,
 };
 use lacewing_identity::SpiffeId;
 
 use crate::error::Error;
 
-/// Fields of this prefix are the mesh's own: they never come in from an app or from a peer that proved nothing.
-const RESERVED: &str = "l6g-";
+/// Fields of this prefix (and `-`) are the mesh's own: they never come in from an app or from a peer that proved nothing.
+const RESERVED: &str = "l6g";
 /// Set on inbound requests: the client's SPIFFE ID.
 pub const CLIENT_ID: HeaderName = HeaderName::from_static("l6g-client-id");
 /// Set on answers that a proxy made: the error's label.
@@ -25,6 +28,27 @@ const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 
+const NEVER_TRAILERS: [HeaderName; 18] = [
+    CONNECTION,
+    KEEP_ALIVE,
+    PROXY_CONNECTION,
+    TRANSFER_ENCODING,
+    UPGRADE,
+    HTTP2_SETTINGS,
+    TE,
+    TRAILER,
+    CONTENT_LENGTH,
+    CONTENT_ENCODING,
+    CONTENT_TYPE,
+    CONTENT_RANGE,
+    HOST,
+    AUTHORIZATION,
+    PROXY_AUTHORIZATION,
+    COOKIE,
+    SET_COOKIE,
+    EXPECT,
+];
+
 /// `host[:port]` that the request is for (RFC 9112, 3.2; RFC 9113, 8.3.1). An HTTP/1.0 client that says none means the
 /// address that it has `dialled`.
 ///
@@ -32,30 +56,71 @@ const HTTP2_SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
 /// None, several or an unusable one; or framing that two parsers could read differently (RFC 9112, 6.3).
 pub fn authority(head: &request::Parts, dialled: Option<SocketAddr>) -> Result<uri::Authority, Error> {
     unambiguous(head)?;
+    target_form(head)?;
     let mut hosts = head.headers.get_all(HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (_, Some(_)) => return Err(Error::BadRequest("more than one Host field")),
         (host, None) => host.map(parse_host).transpose()?,
     };
-    // The request target wins over Host where both are there.
-    let named = match head.uri.authority() {
-        Some(authority) => Some(authority.clone()),
-        None => host,
+    let named = match (head.uri.authority(), host) {
+        (Some(_), None) if head.version == Version::HTTP_11 => {
+            return Err(Error::BadRequest("the request has no Host field (RFC 9112, 3.2)"));
+        }
+        (Some(authority), Some(host)) if head.version == Version::HTTP_2 && *authority != host => {
+            return Err(Error::BadRequest("the Host field and :authority differ"));
+        }
+        // The request target wins over Host where both are there.
+        (Some(authority), _) => Some(authority.clone()),
+        (None, host) => host,
     };
     let dialled = dialled.filter(|_| head.version == Version::HTTP_10);
     let named = named.or_else(|| uri::Authority::try_from(dialled?.to_string()).ok());
     let authority =
         named.ok_or(Error::BadRequest("the request names no host: send a Host field or an absolute URI"))?;
-    if authority.port().is_none()
-        && authority.as_str().ends_with(|c: char| c.is_ascii_digit())
-        && authority.as_str().len() > authority.host().len()
-    {
+    well_formed(&authority)?;
+    Ok(authority)
+}
+
+/// Of the forms of a target (RFC 9112, 3.2; RFC 9113, 8.3.1) those that go on as they came.
+fn target_form(head: &request::Parts) -> Result<(), Error> {
+    if head.method == Method::CONNECT {
+        return Ok(()); // its target is an authority
+    }
+    let http2 = head.version == Version::HTTP_2;
+    match (head.uri.scheme_str(), head.uri.authority()) {
+        (Some("http" | "https"), Some(_)) | (None, None) => {}
+        (None, Some(_)) => return Err(Error::BadRequest("the request's target is neither a path nor an absolute URI")),
+        _ => return Err(Error::BadRequest("the request's scheme is neither http nor https")),
+    }
+    let target = head.uri.path_and_query().map_or("", uri::PathAndQuery::as_str);
+    // Without a path, an absolute URI means `/`; HTTP/2 always says one.
+    let absolute = head.uri.scheme().is_some() && !http2 && (target.is_empty() || target.starts_with('?'));
+    let asterisk = target == "*" && head.method == Method::OPTIONS;
+    if !(target.starts_with('/') || absolute || asterisk) {
+        return Err(Error::BadRequest("the request's target is no path"));
+    }
+    Ok(())
+}
+
+/// `host[:port]` as anybody would read it: `http`'s own reading leaves room for more (RFC 3986, 3.2 does, too).
+fn well_formed(authority: &uri::Authority) -> Result<(), Error> {
+    let text = authority.as_str();
+    let (host_is_good, port) = if let Some(rest) = text.strip_prefix('[') {
+        let (address, rest) = rest.split_once(']').unwrap_or((rest, "]"));
+        (address.parse::<Ipv6Addr>().is_ok(), if rest.is_empty() { Some("") } else { rest.strip_prefix(':') })
+    } else {
+        let (host, port) = text.split_once(':').unwrap_or((text, ""));
+        let good = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
+        (!host.is_empty() && host.bytes().all(good), Some(port))
+    };
+    if !host_is_good {
+        return Err(Error::BadRequest("the host in the request's authority is neither a name nor an address"));
+    }
+    let digits = |port: &str| port.bytes().all(|byte| byte.is_ascii_digit());
+    if !port.is_some_and(|port| port.is_empty() || digits(port) && port.parse::<u16>().is_ok()) {
         return Err(Error::BadRequest("the port in the request's authority is no port"));
     }
-    if authority.as_str().contains('@') {
-        return Err(Error::BadRequest("user information in the request's authority"));
-    }
-    Ok(authority)
+    Ok(())
 }
 
 fn parse_host(value: &HeaderValue) -> Result<uri::Authority, Error> {
@@ -77,6 +142,29 @@ fn unambiguous(head: &request::Parts) -> Result<(), Error> {
     Ok(())
 }
 
+/// Refuses an answer over HTTP/1 whose framing two parsers could read differently (RFC 9112, 6.3).
+///
+/// # Errors
+/// [`Error::BadAnswer`].
+pub fn unambiguous_answer(headers: &HeaderMap) -> Result<(), Error> {
+    let mut encodings = headers.get_all(TRANSFER_ENCODING).iter();
+    let lengths = headers.get_all(CONTENT_LENGTH);
+    match (encodings.next(), encodings.next()) {
+        (None, _) => {
+            if lengths.iter().any(|length| length.is_empty() || !length.as_bytes().iter().all(u8::is_ascii_digit)) {
+                return Err(Error::BadAnswer("the answer's Content-Length is no number"));
+            }
+        }
+        (Some(encoding), None) if encoding.as_bytes().eq_ignore_ascii_case(b"chunked") => {
+            if lengths.iter().next().is_some() {
+                return Err(Error::BadAnswer("the answer has both Transfer-Encoding and Content-Length"));
+            }
+        }
+        _ => return Err(Error::BadAnswer("the answer's Transfer-Encoding is not exactly `chunked`")),
+    }
+    Ok(())
+}
+
 /// Removes the mesh's own fields. Call it on everything that comes from an app or an unauthenticated peer.
 pub fn strip_reserved(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| is_reserved(name)).cloned() {
@@ -84,10 +172,18 @@ pub fn strip_reserved(headers: &mut HeaderMap) {
     }
 }
 
-/// To CGI and its heirs a field's `_` and `-` are the same.
+/// Apps that read their fields as CGI does (WSGI, Rack, PHP) take `_` for `-`.
 fn is_reserved(name: &HeaderName) -> bool {
-    let prefix = name.as_str().as_bytes().get(..RESERVED.len());
-    prefix.is_some_and(|prefix| prefix.iter().zip(RESERVED.bytes()).all(|(a, b)| *a == b || (*a == b'_' && b == b'-')))
+    name.as_str().strip_prefix(RESERVED).is_some_and(|rest| rest.starts_with(['-', '_']))
+}
+
+/// Removes from trailers what must not be there (RFC 9110, 6.5.1): the mesh's own fields, and those by which a message is
+/// framed, routed or authorized.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    strip_reserved(trailers);
+    for name in NEVER_TRAILERS {
+        trailers.remove(name);
+    }
 }
 
 /// Removes the fields that concern one connection only (RFC 9110, 7.6.1), and those that `Connection` names, except
@@ -114,18 +210,17 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-fn is_kept(field: &HeaderName) -> bool {
-    let name = field.as_str();
+fn is_kept(name: &HeaderName) -> bool {
+    let (reserved, name) = (is_reserved(name), name.as_str());
     matches!(name, "host" | "authorization" | "cookie" | "content-length" | "te")
         || name.starts_with("x-forwarded-")
-        || is_reserved(field)
+        || reserved
 }
 
 /// Makes the head one of HTTP/2 to `authority`.
 pub fn to_http2(head: &mut request::Parts, authority: &uri::Authority) {
     head.headers.remove(HOST);
-    let path = head.uri.path_and_query().cloned();
-    head.uri = absolute(authority, path);
+    head.uri = absolute(authority, path(&head.uri));
     head.version = Version::HTTP_2;
 }
 
@@ -133,8 +228,7 @@ pub fn to_http2(head: &mut request::Parts, authority: &uri::Authority) {
 pub fn to_http1(head: &mut request::Parts, authority: &uri::Authority) {
     // The target of CONNECT stays in authority form (RFC 9112, 3.2.3).
     if head.method != Method::CONNECT {
-        let path = head.uri.path_and_query().cloned().unwrap_or_else(|| uri::PathAndQuery::from_static("/"));
-        head.uri = Uri::from(path);
+        head.uri = Uri::from(path(&head.uri));
     }
     head.version = Version::HTTP_11;
     if let Ok(host) = HeaderValue::from_str(authority.as_str()) {
@@ -150,11 +244,23 @@ pub fn to_http1(head: &mut request::Parts, authority: &uri::Authority) {
     }
 }
 
-fn absolute(authority: &uri::Authority, path: Option<uri::PathAndQuery>) -> Uri {
+/// The target's path and query. In an absolute URI the path may be absent, which means `/` (RFC 9112, 3.2.1).
+fn path(uri: &Uri) -> uri::PathAndQuery {
+    let root = || uri::PathAndQuery::from_static("/");
+    match uri.path_and_query() {
+        Some(query) if query.as_str().starts_with('?') => {
+            format!("/{}", query.as_str()).try_into().unwrap_or_else(|_| root())
+        }
+        Some(path) => path.clone(),
+        None => root(),
+    }
+}
+
+fn absolute(authority: &uri::Authority, path: uri::PathAndQuery) -> Uri {
     let mut parts = uri::Parts::default();
     parts.scheme = Some(uri::Scheme::HTTP);
     parts.authority = Some(authority.clone());
-    parts.path_and_query = Some(path.unwrap_or_else(|| uri::PathAndQuery::from_static("/")));
+    parts.path_and_query = Some(path);
     // Scheme, authority and path are all there: this cannot fail.
     Uri::from_parts(parts).unwrap_or_default()
 }
@@ -202,7 +308,22 @@ mod tests {
         for (request, expected) in [
             (get("/").header("host", "web:80"), Some("web:80")),
             (get("http://web/x").header("host", "other"), Some("web")),
-            (get("http://web:81/x"), Some("web:81")),
+            (get("http://web:81/x").header("host", ""), None),
+            (get("http://web:81/x"), None),
+            (get("http://web:81/x").version(Version::HTTP_10), Some("web:81")),
+            (get("http://web:81/x").version(Version::HTTP_2), Some("web:81")),
+            (get("http://web:81/x").version(Version::HTTP_2).header("host", "WEB:81"), Some("web:81")),
+            (get("http://web:81/x").version(Version::HTTP_2).header("host", "web"), None),
+            (get("ftp://web/x").header("host", "web"), None),
+            (get("web:81").header("host", "web:81"), None),
+            (get("*").header("host", "web"), None),
+            (Request::options("*").header("host", "web"), Some("web")),
+            (get("/").header("host", "[::1]:80"), Some("[::1]:80")),
+            (get("/").header("host", "[::g]"), None),
+            (get("/").header("host", "[::1]x:80"), None),
+            (get("/").header("host", "a,b"), None),
+            (get("/").header("host", "web:+80"), None),
+            (get("/").header("host", "web:"), Some("web:")),
             (get("/"), None),
             (get("/").header("host", "a").header("host", "a"), None),
             (get("/").header("host", "a b"), None),
