@@ -20,6 +20,7 @@ use crate::{
     config::{Config, LAST_WORDS, TRIM_INTERVAL},
     discovery::{self, Discovery},
     endpoint::Context,
+    first::Meshed,
     inbound::{self, Inbound},
     listen::{self, Drain, Leaver},
     metrics::Metrics,
@@ -168,6 +169,7 @@ impl Parts<'_> {
             allow_connect: self.config.allow_connect,
             apps: Mutex::default(),
             peers: Mutex::default(),
+            meshed: Meshed::default(),
         })
     }
 }

@@ -46,6 +46,11 @@ pub const SILENCE_GRACE_CLIENT_FIRST: Duration = Duration::from_secs(1);
 /// The same for clients of the app without mesh TLS. Longer, since a meshed client is expected to speak first: one whose
 /// first bytes are late must not find the app's greeting in their place.
 pub const SILENCE_GRACE_INBOUND: Duration = Duration::from_millis(40);
+/// The same for an address from which mesh TLS has come: its proxy speaks first, however late.
+pub const SILENCE_GRACE_MESHED: Duration = Duration::from_secs(2);
+/// Addresses of meshed peers that are remembered, and for how long.
+pub const MESHED_PEERS_MAX: usize = 1_000;
+pub const MESHED_PEER_LASTS: Duration = Duration::from_secs(600);
 /// A client whose silent connection found no server has this long to say something and be answered.
 pub const UNSERVED_GRACE: Duration = Duration::from_secs(1);
 /// Room for first bytes, in bytes; it grows with them.

@@ -3,20 +3,31 @@
 //! What the bytes mean is decided in `detect.rs`; whom to dial is the spine's business.
 
 use std::{
+    collections::HashMap,
+    io,
+    net::IpAddr,
+    pin::Pin,
     sync::atomic::{AtomicU8, Ordering::Relaxed},
+    task::{Context, Poll},
     time::Duration,
 };
 
 use bytes::BytesMut;
+use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
     time::{Instant, timeout_at},
 };
 
 use crate::{
-    config::{AMBIGUOUS_TIMEOUT, DETECT_BYTES_MAX, SILENCE_GRACE, SILENCE_GRACE_CLIENT_FIRST},
+    config::{
+        AMBIGUOUS_TIMEOUT, DETECT_BYTES_MAX, MESHED_PEER_LASTS, MESHED_PEERS_MAX, SILENCE_GRACE,
+        SILENCE_GRACE_CLIENT_FIRST, SILENCE_GRACE_INBOUND, SILENCE_GRACE_MESHED,
+    },
     detect::{Protocol, detect, is_http2_settings},
     error::Error,
+    tcp::Abort,
+    tls::forward_writes,
 };
 
 /// What a connection began with.
@@ -74,6 +85,28 @@ impl Speaks {
             // Of opaque bytes nothing follows: the server will be dialled anyway, so that a short grace costs nothing.
             First::Client(_) | First::Silence | First::Closed | First::ServerClosed => {}
         }
+    }
+}
+
+/// Addresses from which mesh TLS has come: from there silence is a late handshake, not an app that waits.
+#[derive(Default)]
+pub struct Meshed(Mutex<HashMap<IpAddr, Instant>>);
+
+impl Meshed {
+    pub fn note(&self, from: IpAddr) {
+        let mut known = self.0.lock();
+        if known.len() >= MESHED_PEERS_MAX && !known.contains_key(&from) {
+            known.retain(|_, since| since.elapsed() < MESHED_PEER_LASTS / 2);
+        }
+        if known.len() < MESHED_PEERS_MAX || known.contains_key(&from) {
+            known.insert(from, Instant::now());
+        }
+    }
+
+    /// How long a client may be silent before the app is dialled.
+    pub fn grace(&self, from: IpAddr) -> Duration {
+        let is_meshed = self.0.lock().get(&from).is_some_and(|since| since.elapsed() < MESHED_PEER_LASTS);
+        if is_meshed { SILENCE_GRACE_MESHED } else { SILENCE_GRACE_INBOUND }
     }
 }
 
@@ -165,6 +198,39 @@ where
             }
             () = patience => return Ok(if bytes.is_empty() { First::Server } else { First::Client(Protocol::Opaque) }),
         }
+    }
+}
+
+/// A client's connection whose first bytes are told as they pass.
+pub struct Overheard<I, F> {
+    io: I,
+    hears: Option<F>,
+}
+
+impl<I, F: FnOnce(&[u8])> Overheard<I, F> {
+    pub fn new(io: I, hears: F) -> Self {
+        Self { io, hears: Some(hears) }
+    }
+}
+
+impl<I: AsyncRead + Unpin, F: FnOnce(&[u8]) + Unpin> AsyncRead for Overheard<I, F> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before
+            && let Some(hears) = self.hears.take()
+        {
+            hears(&buf.filled()[before..]);
+        }
+        polled
+    }
+}
+
+forward_writes!([<I: AsyncWrite + Unpin, F: Unpin>] Overheard<I, F>, |this| Pin::new(&mut this.io));
+
+impl<I: Abort, F> Abort for Overheard<I, F> {
+    fn abort(&self) {
+        self.io.abort();
     }
 }
 
@@ -314,6 +380,20 @@ mod tests {
         let (mut bytes, mut greeting) = (BytesMut::new(), BytesMut::new());
         let race = race(&mut here, &mut bytes, &mut there, &mut greeting);
         assert!(tokio::time::timeout(Duration::from_secs(3_600), race).await.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn proxies_are_known_for_a_while_and_never_too_many() {
+        let meshed = Meshed::default();
+        let at = |n: usize| IpAddr::from((n as u128).to_be_bytes());
+        assert_eq!(meshed.grace(at(0)), SILENCE_GRACE_INBOUND);
+        (0..MESHED_PEERS_MAX + 5).for_each(|n| meshed.note(at(n)));
+        assert_eq!((meshed.grace(at(0)), meshed.0.lock().len()), (SILENCE_GRACE_MESHED, MESHED_PEERS_MAX));
+        tokio::time::advance(MESHED_PEER_LASTS / 2).await;
+        meshed.note(at(MESHED_PEERS_MAX + 7));
+        assert_eq!(meshed.0.lock().len(), 1, "the old make room");
+        tokio::time::advance(MESHED_PEER_LASTS).await;
+        assert_eq!(meshed.grace(at(MESHED_PEERS_MAX + 7)), SILENCE_GRACE_INBOUND);
     }
 
     #[test]

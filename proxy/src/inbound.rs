@@ -26,13 +26,13 @@ use tokio::{
 use crate::{
     authorize::{Decision, Mode, authorize},
     config::{
-        AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, SILENCE_GRACE_INBOUND,
-        STREAMS_MAX, STREAMS_MAX_UNKNOWN, UNSERVED_GRACE,
+        AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, STREAMS_MAX,
+        STREAMS_MAX_UNKNOWN, UNSERVED_GRACE,
     },
-    detect::Protocol,
+    detect::{self, Protocol},
     discovery::{self, Discovery},
     error::Error,
-    first::{self, Declared, First},
+    first::{self, Declared, First, Meshed, Overheard},
     http::{
         body::Body,
         client::{Answered, Carrier, Client},
@@ -63,6 +63,8 @@ pub struct Inbound {
     pub allow_connect: bool,
     pub apps: Mutex<HashMap<SocketAddr, Arc<Client>>>,
     pub peers: Mutex<Peers>,
+    /// Who is expected to speak first.
+    pub meshed: Meshed,
 }
 
 /// Numbers by client (`None`: one that proved nothing) and port.
@@ -178,7 +180,8 @@ pub async fn connection(inbound: Arc<Inbound>, arrived: Arrived) {
 }
 
 async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
-    let Arrived { mut socket, destination, slot, .. } = arrived;
+    let Arrived { mut socket, from, destination, slot } = arrived;
+    let from = from.ip().to_canonical();
     if destination.is_some_and(|at| !inbound.pod_ips.contains(&at.ip())) {
         return Err(Error::Denied("the destination is no address of this pod (LACEWING_POD_IPS)"));
     }
@@ -186,7 +189,7 @@ async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
     let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
     let mut draining = inbound.draining.clone();
     let (began, dialled) = tokio::select! {
-        began = detect(inbound, destination, &mut socket, &mut bytes) => began?,
+        began = detect(inbound, from, destination, &mut socket, &mut bytes) => began?,
         () = draining.over_for_the_silent() => return Ok(()),
     };
     let plain = match began {
@@ -200,13 +203,16 @@ async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
             let late =
                 || Error::Forbidden(Refusal::new(RefusalKind::NotTls, "the TLS handshake took longer than 10 s"));
             match accepted.unwrap_or_else(|_| Err(late()))? {
-                Ok(connection) => return mesh_connection(inbound, *connection, destination, &slot).await,
-                Err(foreign) => Plain { io: foreign, protocol: Protocol::Tls, dialled },
+                Ok(connection) => {
+                    inbound.meshed.note(from);
+                    return mesh_connection(inbound, *connection, destination, &slot).await;
+                }
+                Err(foreign) => Plain { io: foreign, from, protocol: Protocol::Tls, dialled },
             }
         }
-        First::Client(protocol) => Plain { io: Rewound::new(bytes.freeze(), socket), protocol, dialled },
+        First::Client(protocol) => Plain { io: Rewound::new(bytes.freeze(), socket), from, protocol, dialled },
         First::Server | First::ServerClosed | First::Closed => {
-            Plain { io: Rewound::new(bytes.freeze(), socket), protocol: Protocol::Opaque, dialled }
+            Plain { io: Rewound::new(bytes.freeze(), socket), from, protocol: Protocol::Opaque, dialled }
         }
     };
     plain_connection(inbound, plain, destination, &slot).await
@@ -215,12 +221,13 @@ async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
 /// How the connection begins, and the app if it was dialled to find out; a client that speaks meanwhile need not wait.
 async fn detect(
     inbound: &Inbound,
+    from: IpAddr,
     destination: Option<SocketAddr>,
     socket: &mut TcpStream,
     bytes: &mut BytesMut,
 ) -> Result<(First, Option<Rewound<Io>>), Error> {
     let waits_for = inbound.may_wait_for_the_server(destination);
-    let patience = if waits_for.is_some() { SILENCE_GRACE_INBOUND } else { HANDSHAKE_TIMEOUT };
+    let patience = if waits_for.is_some() { inbound.meshed.grace(from) } else { HANDSHAKE_TIMEOUT };
     let began = first::read(socket, bytes, patience, AMBIGUOUS_TIMEOUT).await?;
     let (First::Silence, Some(at)) = (&began, waits_for) else { return Ok((began, None)) };
     let app = inbound.app(at);
@@ -270,6 +277,7 @@ async fn mesh_connection(
 /// A connection without mesh TLS.
 struct Plain {
     io: Rewound<TcpStream>,
+    from: IpAddr,
     protocol: Protocol,
     /// The app, where it was dialled already because the client was silent.
     dialled: Option<Rewound<Io>>,
@@ -282,7 +290,7 @@ async fn plain_connection(
     destination: Option<SocketAddr>,
     slot: &Slot,
 ) -> Result<(), Error> {
-    let Plain { io, protocol, dialled } = plain;
+    let Plain { io, from, protocol, dialled } = plain;
     let call = destination.map(|at| Call { peer: None, at });
     let allowed = match &call {
         Some(call) => inbound.let_in(call),
@@ -309,7 +317,13 @@ async fn plain_connection(
                 Some(app) => app,
                 None => Rewound::whole(inbound.app(call.at).transport.connect(Alpn::Tcp).await?),
             };
-            Ok(tcp::forward(app, io, &inbound.peer(&call).connection()).await?)
+            // A handshake that comes now was late, and is lost: the next one will be waited for.
+            let hears = |bytes: &[u8]| {
+                if detect::detect(bytes) == Some(Protocol::Tls) {
+                    inbound.meshed.note(from);
+                }
+            };
+            Ok(tcp::forward(app, Overheard::new(io, hears), &inbound.peer(&call).connection()).await?)
         }
     }
 }
@@ -446,7 +460,7 @@ async fn forward(
         Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &authority),
     }
     let body = Body::from_client(&mut head, body);
-    let sent = client.app.send(Request::from_parts(head, body), client.carrier).await;
+    let sent = client.app.send(Request::from_parts(head, body), client.carrier, true).await;
     let Answered { mut response, mut connection, .. } = sent.map_err(|failed| failed.error)?;
     let granted = wish.filter(|wish| wish.is_granted(response.status()));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && granted.is_none() {

@@ -42,7 +42,7 @@ use crate::{
     record::Record,
     route::{self, DEFAULT_ROUTE, Route},
     socket::Dialer,
-    tcp,
+    tcp::{self, Abort},
     tls::{Alpn, Io, Rewound},
 };
 
@@ -286,24 +286,25 @@ async fn forward(
         endpoint.metrics.request();
         // Send: mesh TLS if the endpoint has an identity, and never without it then.
         let carrier = route.carrier(endpoint.is_meshed());
-        let (error, unsent) = match endpoint.client.send(attempt.request(&route, carrier), carrier).await {
-            Ok(mut answered) => {
-                let Some(error) = bad_answer(&answered, &endpoint, wish.as_ref()) else {
-                    let in_flight = awaiting.answered(answered.sent);
-                    if let Some(wish) = wish.take_if(|wish| wish.is_granted(answered.response.status())) {
-                        let load = InFlight::new(endpoint.clone());
-                        let held = (answered.connection.take(), outbound.draining.clone(), app.slot.clone(), load);
-                        wish.tunnel(&mut answered.response, &endpoint.metrics, held);
-                    }
-                    return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
-                };
-                (error, None)
-            }
-            Err(failed) => {
-                let Failed { error, unsent } = *failed;
-                (error, unsent)
-            }
-        };
+        let (error, unsent) =
+            match endpoint.client.send(attempt.request(&route, carrier), carrier, tried.is_empty()).await {
+                Ok(mut answered) => {
+                    let Some(error) = bad_answer(&answered, &endpoint, wish.as_ref()) else {
+                        let in_flight = awaiting.answered(answered.sent);
+                        if let Some(wish) = wish.take_if(|wish| wish.is_granted(answered.response.status())) {
+                            let load = InFlight::new(endpoint.clone());
+                            let held = (answered.connection.take(), outbound.draining.clone(), app.slot.clone(), load);
+                            wish.tunnel(&mut answered.response, &endpoint.metrics, held);
+                        }
+                        return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
+                    };
+                    (error, None)
+                }
+                Err(failed) => {
+                    let Failed { error, unsent } = *failed;
+                    (error, unsent)
+                }
+            };
         // Retry, or give up: only what is allowed and can be sent once more.
         backend.failed(&endpoint, &error);
         let again = unsent.map(Attempt::from).or_else(|| kept.as_ref().and_then(Kept::again));
@@ -473,8 +474,8 @@ async fn connect(outbound: &Outbound, backend: &Backend, counts: bool) -> Result
 /// Once per connection of raw TCP: copy → record.
 async fn tcp_connection<C, S>(client: C, endpoint: &Arc<Endpoint>, server: S) -> Result<(), Error>
 where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
+    C: AsyncRead + AsyncWrite + Abort + Unpin,
+    S: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let _in_flight = InFlight::new(endpoint.clone());
     let counted = endpoint.metrics.connection();

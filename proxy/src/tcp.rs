@@ -6,9 +6,15 @@ use std::{
     pin::Pin,
     sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     task::{Context, Poll},
+    time::Duration,
 };
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes};
+use hyper_util::rt::TokioIo;
+use socket2::SockRef;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional_with_sizes},
+    net::TcpStream,
+};
 
 use crate::{
     config::{COPY_BUFFER, HALF_CLOSED_TIMEOUT},
@@ -18,20 +24,50 @@ use crate::{
 /// Copies between our side and the peer's; what goes over the peer's side is counted. Ends a connection of which one side
 /// is closed and nothing moves for [`HALF_CLOSED_TIMEOUT`].
 ///
+/// What breaks on one side is broken off on the other: a transfer that was cut must not look whole.
+///
 /// # Errors
 /// One of the connections broke, or was half-closed for too long.
 pub async fn forward<A, B>(ours: A, peer: B, counted: &ConnectionGuard) -> io::Result<()>
 where
-    A: AsyncRead + AsyncWrite + Unpin,
-    B: AsyncRead + AsyncWrite + Unpin,
+    A: AsyncRead + AsyncWrite + Abort + Unpin,
+    B: AsyncRead + AsyncWrite + Abort + Unpin,
 {
     let progress = Progress::default();
     let mut ours = Watched { io: ours, progress: &progress, counted: None };
     let mut peer = Watched { io: peer, progress: &progress, counted: Some(counted) };
-    tokio::select! {
+    let ended = tokio::select! {
         copied = copy_bidirectional_with_sizes(&mut ours, &mut peer, COPY_BUFFER, COPY_BUFFER) => copied.map(|_| ()),
         () = progress.stalled() => Err(io::Error::new(io::ErrorKind::TimedOut, "half-closed, and nothing moves any more")),
+    };
+    if ended.is_err() {
+        ours.io.abort();
+        peer.io.abort();
     }
+    ended
+}
+
+/// A connection that can end so that the other side sees it broken, not finished.
+pub trait Abort {
+    /// Makes the coming end a reset.
+    fn abort(&self);
+}
+
+impl Abort for TcpStream {
+    fn abort(&self) {
+        // If the kernel will not, the connection just ends.
+        let _ = SockRef::from(self).set_linger(Some(Duration::ZERO));
+    }
+}
+
+/// TLS that ends without a word (RFC 8446, 6.1) is broken already.
+impl<I> Abort for tokio_rustls::server::TlsStream<I> {
+    fn abort(&self) {}
+}
+
+/// hyper does not show what is below it.
+impl<I> Abort for TokioIo<I> {
+    fn abort(&self) {}
 }
 
 /// What both directions have moved, and whether one has ended.
@@ -99,11 +135,10 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<'_, I> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use rustls_pki_types::UnixTime;
     use tokio::{
-        io::{AsyncReadExt, AsyncWriteExt, duplex},
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        net::TcpListener,
         time::{Instant, sleep},
     };
 
@@ -112,6 +147,32 @@ mod tests {
         live::{Direction, Key},
         metrics::Metrics,
     };
+
+    impl Abort for DuplexStream {
+        fn abort(&self) {}
+    }
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn a_cut_transfer_does_not_look_whole() {
+        let guard = guard();
+        let (mut client, ours) = pair().await;
+        let (peer, mut server) = pair().await;
+        let copying = tokio::spawn(async move { forward(ours, peer, &guard).await });
+        client.write_all(b"half a file").await.unwrap();
+        let mut got = [0; 11];
+        server.read_exact(&mut got).await.unwrap();
+        client.abort();
+        drop(client);
+        assert!(copying.await.unwrap().is_err());
+        let end = server.read(&mut got).await.unwrap_err();
+        assert_eq!(end.kind(), io::ErrorKind::ConnectionReset);
+    }
 
     fn guard() -> ConnectionGuard {
         let (metrics, _) = Metrics::new(UnixTime::since_unix_epoch(Duration::ZERO));

@@ -28,6 +28,7 @@ use crate::{
     config::{CLIENT_HELLO_MAX, HANDSHAKE_TIMEOUT},
     error::Error,
     socket::{Dialer, between_proxies},
+    tcp::Abort,
 };
 
 /// How the bytes inside mesh TLS are meant; said by ALPN, so nothing has to be detected.
@@ -332,8 +333,24 @@ macro_rules! forward_writes {
     };
 }
 
+pub(crate) use forward_writes;
+
 forward_writes!([<I: AsyncWrite + Unpin>] Rewound<I>, |this| Pin::new(&mut this.io));
 forward_writes!([] Io, |this| this.writer());
+
+impl<I: Abort> Abort for Rewound<I> {
+    fn abort(&self) {
+        self.io.abort();
+    }
+}
+
+impl Abort for Io {
+    fn abort(&self) {
+        if let Self::Plain(socket) = self {
+            socket.abort();
+        }
+    }
+}
 
 impl Io {
     fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Unpin)> {

@@ -86,19 +86,25 @@ impl Client {
         })
     }
 
-    /// Sends one request; its head must fit the carrier.
-    pub async fn send(self: &Arc<Self>, request: Request<Body>, carrier: Carrier) -> Result<Answered, Box<Failed>> {
+    /// Sends one request; its head must fit the carrier. `reuse`: over a connection that was idle, if there is one; a
+    /// request that broke off once must not meet another that is just being closed.
+    pub async fn send(
+        self: &Arc<Self>,
+        request: Request<Body>,
+        carrier: Carrier,
+        reuse: bool,
+    ) -> Result<Answered, Box<Failed>> {
         match carrier {
-            Carrier::Http1 => self.send_http1(request).await,
+            Carrier::Http1 => self.send_http1(request, reuse).await,
             Carrier::Http2 => self.send_http2(request, Alpn::H2).await,
             Carrier::Http1InHttp2 => self.send_http2(request, Alpn::H1H2).await,
         }
     }
 
-    async fn send_http1(self: &Arc<Self>, mut request: Request<Body>) -> Result<Answered, Box<Failed>> {
+    async fn send_http1(self: &Arc<Self>, mut request: Request<Body>, reuse: bool) -> Result<Answered, Box<Failed>> {
         frame_body(&mut request);
         loop {
-            let (mut sender, reused) = match self.take_idle() {
+            let (mut sender, reused) = match self.take_idle().filter(|_| reuse) {
                 Some(sender) => (sender, true),
                 None => match self.connect_http1().await {
                     Ok(sender) => (sender, false),
