@@ -18,6 +18,10 @@ lint:
 test *RING:
     tests/run {{RING}}
 
+# ours beside Envoy, HAProxy, nginx and floors, the whole of it: up to 45 minutes on a machine without other work
+bench:
+    tests/run bench
+
 # make the checked-in generated code anew
 gen:
     LACEWING_GEN=1 cargo test -p lacewing-tests --test it generated_code_is_fresh

@@ -77,6 +77,8 @@ pub const HEADER_LIST_MAX: u32 = 64 * 1024;
 pub const HEADER_FIELDS_MAX: usize = 128;
 /// Concurrent streams of an HTTP/2 connection from our app or from a meshed peer.
 pub const STREAMS_MAX: u32 = 1_024;
+/// Streams that an HTTP/2 client resets before they were looked at; more are an attack.
+pub const RESETS_MAX: usize = 20;
 /// HTTP/2 flow-control window of a stream, in bytes: what one slow reader can make us hold.
 pub const STREAM_WINDOW: u32 = 64 * 1024;
 /// HTTP/2 flow-control window of a connection, in bytes.

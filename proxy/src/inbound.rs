@@ -25,10 +25,7 @@ use tokio::{
 
 use crate::{
     authorize::{Decision, Mode, authorize},
-    config::{
-        AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, STREAMS_MAX,
-        STREAMS_MAX_UNKNOWN, UNSERVED_GRACE,
-    },
+    config::{AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, UNSERVED_GRACE},
     detect::{self, Protocol},
     discovery::{self, Discovery},
     error::Error,
@@ -343,7 +340,7 @@ where
     let numbers = inbound.peer(&call);
     let _counted = numbers.connection();
     let app = inbound.app(call.at);
-    let streams = if call.peer.is_some() { STREAMS_MAX } else { STREAMS_MAX_UNKNOWN };
+    let allowed = if call.peer.is_some() { server::Allowed::PEER } else { server::Allowed::STRANGER };
     let slot = slot.clone();
     let client = Arc::new(FromClient { inbound: inbound.clone(), call, numbers, app, carrier, version, slot });
     let handler = move |incoming| {
@@ -352,7 +349,7 @@ where
     };
     let draining = inbound.draining.clone();
     server::ended(match version {
-        Version::HTTP_2 => server::serve_http2(io, streams, draining, handler).await,
+        Version::HTTP_2 => server::serve_http2(io, allowed, draining, handler).await,
         _ => server::serve_http1(io, draining, handler).await,
     })
 }

@@ -23,7 +23,7 @@ use crate::{
     balance::{Awaiting, InFlight, Loaded},
     config::{
         AMBIGUOUS_TIMEOUT, DETECT_TIMEOUT, FIRST_BYTES, KEEP_ALIVE_TIMEOUT, RETRY_LIMIT, RETRY_UNPROCESSED_LIMIT,
-        STREAMS_MAX, UNSERVED_GRACE,
+        UNSERVED_GRACE,
     },
     detect::Protocol,
     discovery::{AsIs, Discovery, Place, Target},
@@ -234,7 +234,7 @@ async fn http_connection(
     };
     let draining = outbound.draining.clone();
     server::ended(match protocol {
-        Protocol::Http2 => server::serve_http2(io, STREAMS_MAX, draining, handler).await,
+        Protocol::Http2 => server::serve_http2(io, server::Allowed::APP, draining, handler).await,
         _ => server::serve_http1(io, draining, handler).await,
     })
 }

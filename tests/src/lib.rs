@@ -3,6 +3,7 @@
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 pub mod demo;
+pub mod history;
 pub mod load;
 pub mod net;
 pub mod peer;

@@ -5,6 +5,7 @@
 
 mod apps;
 mod cluster;
+pub mod daemons;
 mod faults;
 mod host;
 mod manifests;

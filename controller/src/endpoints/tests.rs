@@ -255,7 +255,9 @@ fn the_same_address_in_two_slices_is_there_once() {
 fn a_pod_of_both_families_is_one_endpoint() {
     // An IPv4 address in IPv6 clothes is still that address.
     let mapped = at("'::ffff:10.0.0.1'", "both");
-    let v6 = |endpoints: &str| slice("web-v6", &format!("{endpoints}, {mapped}")).replace("addressType: IPv4", "addressType: IPv6");
+    let v6 = |endpoints: &str| {
+        slice("web-v6", &format!("{endpoints}, {mapped}")).replace("addressType: IPv4", "addressType: IPv6")
+    };
     let slices = slice("web-v4", &format!("{}, {}", at("10.0.0.1", "both"), at("10.0.0.2", "old")))
         + &v6(&format!("{}, {}, {{addresses: ['fd00::9']}}", at("'fd00::1'", "both"), at("'fd00::3'", "new")));
     let dual = |name: &str, ips: &str| pod(name, "10.0.0.99", "", "").replace("podIP: 10.0.0.99", ips);

@@ -26,7 +26,7 @@ use super::{
 use crate::{
     config::{
         CONNECTION_WINDOW, FIRST_REQUEST_GRACE, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL,
-        PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
+        PING_TIMEOUT, RESETS_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX, STREAMS_MAX_UNKNOWN,
     },
     error::Error,
     listen::Draining,
@@ -83,11 +83,29 @@ where
     judged(connection.await, &verdict)
 }
 
-/// Serves HTTP/2 until the client is done or the proxy drains. `streams`: how many at a time.
+/// What an HTTP/2 client may do.
+#[derive(Clone, Copy, Debug)]
+pub struct Allowed {
+    /// Streams at a time.
+    pub streams: u32,
+    /// Streams that it resets before we have looked at them; more end the connection (CVE-2023-44487).
+    pub resets: usize,
+}
+
+impl Allowed {
+    /// Our own app.
+    pub const APP: Self = Self { streams: STREAMS_MAX, resets: RESETS_MAX };
+    /// A peer's proxy: many clients share its connection, and one that goes away with all its streams must not end it.
+    pub const PEER: Self = Self { streams: STREAMS_MAX, resets: STREAMS_MAX as usize };
+    /// A client that proved nothing.
+    pub const STRANGER: Self = Self { streams: STREAMS_MAX_UNKNOWN, resets: RESETS_MAX };
+}
+
+/// Serves HTTP/2 until the client is done or the proxy drains.
 ///
 /// # Errors
 /// The connection was cut or broke, or the client broke the protocol.
-pub async fn serve_http2<I, H, F, E>(io: I, streams: u32, mut draining: Draining, handler: H) -> Result<(), Ended>
+pub async fn serve_http2<I, H, F, E>(io: I, allowed: Allowed, mut draining: Draining, handler: H) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
@@ -102,9 +120,8 @@ where
     });
     let connection = http2::Builder::new(stalled::Streams)
         .timer(TokioTimer::new())
-        .max_concurrent_streams(streams)
-        // One client that goes away with all its streams must not end a connection that others share.
-        .max_pending_accept_reset_streams(streams as usize)
+        .max_concurrent_streams(allowed.streams)
+        .max_pending_accept_reset_streams(allowed.resets)
         .max_header_list_size(HEADER_LIST_MAX)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

@@ -141,8 +141,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        config::{STREAM_WINDOW, STREAMS_MAX},
-        http::server::serve_http2,
+        config::STREAM_WINDOW,
+        http::server::{Allowed, serve_http2},
         listen::Drain,
     };
 
@@ -156,7 +156,7 @@ mod tests {
     /// A client of a server that answers with what it is sent.
     async fn client(drain: &Drain) -> SendRequest<Bytes> {
         let (ours, theirs): (DuplexStream, DuplexStream) = duplex(1 << 20);
-        tokio::spawn(serve_http2(theirs, STREAMS_MAX, drain.handle(), echo));
+        tokio::spawn(serve_http2(theirs, Allowed::PEER, drain.handle(), echo));
         let mut builder = h2::client::Builder::new();
         let (requests, connection) = builder.initial_connection_window_size(1 << 20).handshake(ours).await.unwrap();
         tokio::spawn(connection);

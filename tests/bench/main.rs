@@ -1,0 +1,91 @@
+//! The `bench` ring: our proxies beside Envoy, HAProxy, nginx and floors of our own, in one run on one machine. See
+//! `README.md` beside this file for the method and for the JSON. It fails if any run had errors, and with `--musts` if a
+//! ratio that must hold does not. Arguments: `smoke` or `full`, `--rounds N`, `--peers A,B`, `--measures A,B`, `--json FILE`, `--rr`.
+#![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench that cannot run must end, loudly")]
+#![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table is its output")]
+
+mod certs;
+mod cpu;
+mod load;
+mod measures;
+mod peers;
+mod plan;
+mod report;
+mod site;
+mod targets;
+
+use std::{collections::BTreeMap, process::ExitCode};
+
+use lacewing_tests::net::ring;
+
+use crate::{
+    measures::{Figures, take},
+    peers::{Peer, start},
+    plan::{Plan, Step},
+    report::Results,
+    site::Site,
+};
+
+fn main() -> ExitCode {
+    let plan = match Plan::from_args(std::env::args().skip(1)) {
+        Ok(plan) => plan,
+        Err(why) => {
+            eprintln!("bench: {why}");
+            return ExitCode::from(2);
+        }
+    };
+    ring::ring();
+    cpu::pin(cpu::LOAD);
+    if plan.real_time {
+        cpu::real_time();
+    }
+    let site = Site::new();
+    let mut results = Results::default();
+    for round in 0..plan.rounds {
+        for step in plan.steps(round) {
+            run(&site, &plan, &step, round, &mut results);
+        }
+    }
+    sizes(&site, &mut results);
+    results.derive();
+    let ratios = targets::ratios(&results);
+    print!("{}\n{}", results.table(), targets::table(&ratios));
+    if let Some(file) = &plan.json
+        && let Err(error) = std::fs::write(file, results.json(&plan, &ratios))
+    {
+        results.failures.push(format!("{}: {error}", file.display()));
+    }
+    for failure in &results.failures {
+        println!("FAILED: {failure}");
+    }
+    println!("test result: {} passed; {} failed", results.measured(), results.failures.len());
+    let missed = ratios.iter().any(|ratio| !ratio.holds);
+    if results.failures.is_empty() && !(plan.musts && missed) { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// One peer in one place: started once, then all that is measured of it there.
+fn run(site: &Site, plan: &Plan, step: &Step, round: usize, results: &mut Results) {
+    let peer = step.peer.name();
+    eprintln!("round {} {}: {peer}", round + 1, step.name());
+    let running = match start(site, step.peer, step.shape, step.protocol) {
+        Ok(running) => running,
+        Err(error) => return results.failures.push(format!("{} {peer}: {error}", step.name())),
+    };
+    for measure in &step.measures {
+        let name = format!("{}-{}", step.name(), measure.name());
+        match take(site, step.peer, (step.shape, step.protocol), &running, *measure, plan.seconds) {
+            Ok(figures) => results.add(&name, peer, figures),
+            Err(error) => results.failures.push(format!("{name} {peer}: {error}")),
+        }
+    }
+}
+
+/// Programs as they lie there.
+fn sizes(site: &Site, results: &mut Results) {
+    let programs = [(Peer::Lacewing, ring::program("lacewing-proxy")), (Peer::Hyper, site.parts.clone())];
+    for (peer, program) in programs {
+        let bytes = std::fs::metadata(&program).map_or(0, |file| file.len());
+        let values = BTreeMap::from([("size_mb".to_owned(), bytes as f64 / 1e6)]);
+        results.add("binary", peer.name(), Figures { command: "stat -c %s PROGRAM".to_owned(), values });
+    }
+}

@@ -1,0 +1,208 @@
+//! What is wanted of our figures: ratios to others in the same run, and sizes. `must` has to hold; `aim` is what we would
+//! like. A row whose figures were not measured in this run is left out.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::report::{Results, short};
+
+const OURS: &str = "lacewing";
+
+/// A bound on our figure, as a multiple of a peer's; without a peer, as it is.
+#[derive(Clone, Copy)]
+struct Bound {
+    peer: Option<&'static str>,
+    factor: f64,
+}
+
+/// A figure that is bounded; from above where less is better.
+struct Target {
+    what: &'static str,
+    measurement: &'static str,
+    figure: &'static str,
+    less: bool,
+    musts: &'static [Bound],
+    aims: &'static [Bound],
+}
+
+const fn times(factor: f64, peer: &'static str) -> Bound {
+    Bound { peer: Some(peer), factor }
+}
+
+const fn plain(factor: f64) -> Bound {
+    Bound { peer: None, factor }
+}
+
+const fn less(
+    what: &'static str,
+    measurement: &'static str,
+    figure: &'static str,
+    musts: &'static [Bound],
+    aims: &'static [Bound],
+) -> Target {
+    Target { what, measurement, figure, less: true, musts, aims }
+}
+
+const fn more(
+    what: &'static str,
+    measurement: &'static str,
+    figure: &'static str,
+    musts: &'static [Bound],
+    aims: &'static [Bound],
+) -> Target {
+    Target { what, measurement, figure, less: false, musts, aims }
+}
+
+const TARGETS: [Target; 13] = [
+    less(
+        "pair HTTP/1.1, saturation, CPU µs/request",
+        "pair-h1-saturation",
+        "cpu_us",
+        &[times(1.25, "hyper-floor"), times(1.0, "haproxy")],
+        &[times(1.10, "hyper-floor")],
+    ),
+    more(
+        "pair HTTP/1.1, saturation, requests/s",
+        "pair-h1-saturation",
+        "rps",
+        &[times(1.0, "haproxy"), times(1.6, "envoy")],
+        &[times(0.9, "hyper-floor")],
+    ),
+    less(
+        "pair, 1,000 rps, CPU µs/request",
+        "pair-h1-rate-1000",
+        "cpu_us",
+        &[times(1.15, "hyper-floor")],
+        &[times(1.0, "nginx")],
+    ),
+    less(
+        "pair, 1,000 rps, added p50 µs",
+        "pair-h1-rate-1000",
+        "added_p50_us",
+        &[times(1.15, "hyper-floor")],
+        &[times(1.0, "hyper-floor")],
+    ),
+    less(
+        "pair HTTP/2 2×32, CPU µs/request",
+        "pair-h2-saturation",
+        "cpu_us",
+        &[times(0.75, "envoy"), times(1.2, "hyper-floor")],
+        &[times(0.875, "hyper-floor")],
+    ),
+    less(
+        "single HTTP/1.1, CPU µs/request",
+        "single-h1-saturation",
+        "cpu_us",
+        &[times(0.55, "envoy")],
+        &[times(1.1, "hyper-floor")],
+    ),
+    more(
+        "TCP one stream, single, Gbit/s",
+        "single-tcp-stream",
+        "gbit_s",
+        &[times(1.0, "envoy")],
+        &[times(1.0, "splice-floor")],
+    ),
+    more(
+        "TCP one stream, pair, Gbit/s",
+        "pair-tcp-stream",
+        "gbit_s",
+        &[times(1.0, "copy-floor")],
+        &[times(1.0, "envoy")],
+    ),
+    less("RSS idle, MB", "pair-h1-memory", "idle_rss_mb", &[plain(7.0)], &[plain(5.0)]),
+    less("RSS at saturation, MB", "pair-h1-memory", "saturation_rss_mb", &[plain(12.0)], &[plain(8.0)]),
+    less(
+        "memory per idle connection (2,000), KB",
+        "pair-h1-memory",
+        "per_connection_2000_kb",
+        &[plain(8.0)],
+        &[plain(2.0)],
+    ),
+    less(
+        "RSS 60 s after a burst, over idle, MB",
+        "pair-h1-memory",
+        "after_burst_more_mb",
+        &[plain(3.0)],
+        &[plain(1.0)],
+    ),
+    less("binary, stripped, MB", "binary", "size_mb", &[plain(8.0)], &[plain(5.0)]),
+];
+
+/// Our figure beside one bound.
+pub struct Ratio {
+    what: &'static str,
+    ours: f64,
+    peer: Option<&'static str>,
+    /// Ours over theirs; without a peer, ours.
+    value: f64,
+    bound: f64,
+    less: bool,
+    must: bool,
+    /// An aim never fails.
+    pub holds: bool,
+}
+
+impl Ratio {
+    pub fn json(&self) -> Value {
+        json!({
+            "what": self.what, "ours": self.ours, "peer": self.peer, "ratio": self.value, "bound": self.bound,
+            "less_is_better": self.less, "must": self.must, "holds": self.reached(),
+        })
+    }
+
+    fn reached(&self) -> bool {
+        if self.less { self.value <= self.bound } else { self.value >= self.bound }
+    }
+}
+
+pub fn ratios(results: &Results) -> Vec<Ratio> {
+    let mut all = Vec::new();
+    for target in &TARGETS {
+        let Some(ours) = results.median(target.measurement, target.figure, OURS) else { continue };
+        let bounds =
+            target.musts.iter().map(|bound| (bound, true)).chain(target.aims.iter().map(|bound| (bound, false)));
+        for (bound, must) in bounds {
+            let value = match bound.peer {
+                None => ours,
+                Some(peer) => match results.median(target.measurement, target.figure, peer) {
+                    Some(theirs) => ours / theirs,
+                    None => continue,
+                },
+            };
+            let mut ratio = Ratio {
+                what: target.what,
+                ours,
+                peer: bound.peer,
+                value,
+                bound: bound.factor,
+                less: target.less,
+                must,
+                holds: true,
+            };
+            ratio.holds = !must || ratio.reached();
+            all.push(ratio);
+        }
+    }
+    all
+}
+
+pub fn table(ratios: &[Ratio]) -> String {
+    let mut text = "| measure | ours | beside | ratio | wanted | |\n|---|---|---|---|---|---|\n".to_owned();
+    for ratio in ratios {
+        let sign = if ratio.less { '≤' } else { '≥' };
+        let kind = if ratio.must { "must" } else { "aim" };
+        let verdict = if ratio.reached() { "yes" } else { "NO" };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {:.2} | {kind} {sign} {} | {verdict} |",
+            ratio.what,
+            short(ratio.ours),
+            ratio.peer.unwrap_or("–"),
+            ratio.value,
+            ratio.bound
+        );
+    }
+    text
+}
