@@ -7,7 +7,8 @@ use lacewing_controller::source::manifest::parse;
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let Ok(text) = std::str::from_utf8(bytes) else { return };
-    let lines = text.split('\n').count() as u64 + 1;
+    // To YAML a carriage return alone ends a line, too (YAML 1.2, 5.4).
+    let lines = text.split(['\n', '\r']).count() as u64 + 1;
     let read = parse(text);
     match &read {
         Ok(objects) => {

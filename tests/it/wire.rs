@@ -242,7 +242,8 @@ fn unproven_clients_are_refused(demo: &Demo, issuer: &Issuer, mirror: &Pod) {
     case("an unknown protocol of the mesh", "error=\"alpn\"", "of another version", &|| {
         tls(Some(&good), &[b"lacewing/h9"])
     });
-    case("a broken ClientHello", "error=\"not_tls\"", "speaks plain text here", &|| {
+    // Whatever it is, it is not ours: it would pass untouched where plain text is allowed.
+    refused(demo, mirror, "a broken ClientHello", &[DENIED, STRICT], "mesh TLS only (strict)", || {
         ask_plain(to, b"\x16\x03\x01\0\x04\x01\0\0\0")
     });
     for alpn in [&[&b"h2"[..]][..], &[]] {
