@@ -121,6 +121,11 @@ pub const STREAMS_MAX_UNKNOWN: u32 = 100;
 /// File descriptors that accepted connections leave alone: for the control stream, the admin ports, the runtime.
 pub const FILES_RESERVED: u64 = 64;
 
+/// Chunk extensions of one HTTP/1 request, in bytes from each `;` on: nobody uses them but to hide something.
+pub const CHUNK_EXTENSIONS_MAX: usize = 1024;
+/// Trailers of one HTTP/1 request, in bytes, line ends not counted.
+pub const TRAILERS_MAX: usize = 8 * 1024;
+
 // --- Balancing, retries ------------------------------------------------------------------------------------------
 
 /// Latency that an endpoint is assumed to have before the first answer.

@@ -8,4 +8,5 @@ pub mod headers;
 pub mod patience;
 pub mod server;
 mod stalled;
+pub mod strict;
 pub mod upgrade;

@@ -245,6 +245,21 @@ fn there_is_no_tunnel_without_101() {
     }
 }
 
+/// What follows a request for a tunnel that the server declined is read as strictly as any other.
+#[test]
+fn nothing_hides_behind_a_declined_tunnel() {
+    let bench = Bench::start();
+    for door in DOORS {
+        let upgrade = get("/ws", &["connection: upgrade", "upgrade: websocket"]);
+        let two_framings = post(&["content-length: 5", "transfer-encoding: chunked"], "0\r\n\r\n");
+        let heard = bench.exchange(door, &[&upgrade[..], &two_framings, BEHIND.as_bytes()].concat());
+        let seen = bench.seen(door);
+        let lines: Vec<&str> = seen.iter().map(Seen::line).collect();
+        assert!(heard.closed && lines == ["GET /ws HTTP/1.1"], "{door:?}: {heard:?}; the app saw {lines:?}");
+        assert!(heard.bytes.windows(12).any(|window| window == b"HTTP/1.1 400"), "{door:?}: {heard:?}");
+    }
+}
+
 /// The first bytes come in two parts, cut anywhere; what they are is found all the same.
 #[test]
 fn requests_cut_anywhere_are_served() {

@@ -22,6 +22,7 @@ use super::{
     headers,
     patience::{Cut, Verdict, patience},
     stalled,
+    strict::{Strict, Told},
 };
 use crate::{
     config::{
@@ -37,6 +38,8 @@ use crate::{
 pub enum Ended {
     /// We cut it.
     Cut(Cut),
+    /// We refused a request's head: why.
+    Refused(&'static str),
     /// It broke, or the client broke the protocol.
     Broke(hyper::Error),
 }
@@ -55,12 +58,21 @@ where
 {
     let born = Instant::now();
     let verdict = Verdict::default();
-    let (timer, io, reading) = patience(io, verdict.clone());
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let told = Told::default();
+    let (timer, io, reading) = patience(Strict::new(io, told.clone()), verdict.clone());
+    let service = service_fn(|mut request: Request<Incoming>| {
         if !request.body().is_end_stream() {
             request.extensions_mut().insert(reading.clone());
         }
-        handler(request)
+        let asked = told.asked(&request);
+        let answer = handler(request);
+        async move {
+            let answer = answer.await;
+            if let Some(asked) = asked {
+                asked.answered(answer.as_ref().ok().map(Response::status));
+            }
+            answer
+        }
     });
     let connection = http1::Builder::new()
         .timer(timer)
@@ -71,16 +83,16 @@ where
         .with_upgrades();
     let mut connection = pin!(connection);
     let stopped = tokio::select! {
-        ended = &mut connection => return judged(ended, &verdict),
+        ended = &mut connection => return understood(ended, &verdict, &told),
         () = draining.stopping() => Instant::now(),
     };
     // hyper closes a connection on which nothing came yet at once: a client that has just connected would lose its request.
     let grace = FIRST_REQUEST_GRACE.saturating_sub(stopped - born);
     if let Ok(ended) = timeout(grace, connection.as_mut()).await {
-        return judged(ended, &verdict);
+        return understood(ended, &verdict, &told);
     }
     connection.as_mut().graceful_shutdown();
-    judged(connection.await, &verdict)
+    understood(connection.await, &verdict, &told)
 }
 
 /// What an HTTP/2 client may do.
@@ -148,7 +160,15 @@ fn judged(ended: Result<(), hyper::Error>, verdict: &Verdict) -> Result<(), Ende
     }
 }
 
-/// What the end of a connection says: that we cut it, or a head that hyper refused (too long, malformed; it has answered
+/// The same; and if hyper refused a head in which we had found a fault, that is why.
+fn understood(ended: Result<(), hyper::Error>, verdict: &Verdict, told: &Told) -> Result<(), Ended> {
+    match (ended, told.fault()) {
+        (Err(error), Some(why)) if error.is_parse() => Err(Ended::Refused(why)),
+        (ended, _) => judged(ended, verdict),
+    }
+}
+
+/// What the end of a connection says: that we cut it, or a head that was refused (too long, malformed; it has answered
 /// 431 or 400), is an error of the client; everything else is how connections end.
 ///
 /// # Errors
@@ -156,6 +176,7 @@ fn judged(ended: Result<(), hyper::Error>, verdict: &Verdict) -> Result<(), Ende
 pub fn ended(ended: Result<(), Ended>) -> Result<(), Error> {
     match ended {
         Err(Ended::Cut(cut)) => Err(Error::Cut(cut)),
+        Err(Ended::Refused(why)) => Err(Error::BadRequest(why)),
         Err(Ended::Broke(error)) if error.is_parse_too_large() => {
             Err(Error::BadRequest("the request's head is longer than 64 KiB"))
         }
