@@ -19,6 +19,8 @@ use http::{Method, Request, StatusCode, header::UPGRADE};
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
+use crate::tls::forward_writes;
+
 pub use reader::{ILLEGAL, Reader};
 
 /// Goes behind a fault: hyper reads a head again only when an empty line has come.
@@ -175,28 +177,4 @@ impl<I: AsyncRead + Unpin> AsyncRead for Strict<I> {
     }
 }
 
-impl<I: AsyncWrite + Unpin> AsyncWrite for Strict<I> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
-    }
-}
+forward_writes!([<I: AsyncWrite + Unpin>] Strict<I>, |this| Pin::new(&mut this.io));
