@@ -72,6 +72,7 @@ async fn serve(config: Config) -> io::Result<()> {
         metrics: metrics.clone(),
         dialer: config.dialer,
         pod_ips: config.pod_ips.clone(),
+        own_ports: own_ports(&config),
         cluster_networks: config.cluster_networks.clone(),
     });
     let discovery = Discovery::new(context);
@@ -131,6 +132,11 @@ async fn serve(config: Config) -> io::Result<()> {
     Ok(())
 }
 
+fn own_ports(config: &Config) -> Vec<u16> {
+    let Config { outbound, inbound, admin, private_admin, .. } = config;
+    [outbound, inbound, admin].into_iter().flatten().chain([private_admin]).map(SocketAddr::port).collect()
+}
+
 /// What both spines are made of.
 struct Parts<'a> {
     config: &'a Config,
@@ -140,11 +146,6 @@ struct Parts<'a> {
 }
 
 impl Parts<'_> {
-    fn own_ports(&self) -> Vec<u16> {
-        let Config { outbound, inbound, admin, private_admin, .. } = self.config;
-        [outbound, inbound, admin].into_iter().flatten().chain([private_admin]).map(SocketAddr::port).collect()
-    }
-
     fn outbound(&self, drain: &Drain) -> Arc<Outbound> {
         Arc::new(Outbound {
             discovery: self.discovery.clone(),
@@ -152,7 +153,7 @@ impl Parts<'_> {
             draining: drain.handle(),
             dialer: self.config.dialer,
             allow_connect: self.config.allow_connect,
-            own_ports: self.own_ports(),
+            own_ports: own_ports(self.config),
             as_is: Default::default(),
         })
     }
@@ -165,7 +166,7 @@ impl Parts<'_> {
             draining: drain.handle(),
             dialer: self.config.dialer,
             pod_ips: self.config.pod_ips.clone(),
-            own_ports: self.own_ports(),
+            own_ports: own_ports(self.config),
             allow_connect: self.config.allow_connect,
             apps: Mutex::default(),
             peers: Mutex::default(),

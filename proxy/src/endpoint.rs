@@ -148,7 +148,16 @@ pub struct Context {
     pub dialer: Dialer,
     /// The pod's own addresses.
     pub pod_ips: Vec<IpAddr>,
+    /// Ports of the proxy itself.
+    pub own_ports: Vec<u16>,
     pub cluster_networks: Vec<Cidr>,
+}
+
+impl Context {
+    /// Whether the proxy itself listens there.
+    fn is_own(&self, addr: SocketAddr) -> bool {
+        (addr.ip().is_loopback() || self.pod_ips.contains(&addr.ip())) && self.own_ports.contains(&addr.port())
+    }
 }
 
 /// A backend: the endpoints of one port of one Service; or one pod that is dialled by its address, which then has the
@@ -207,8 +216,10 @@ impl Backend {
         (&self.name, &self.service, &self.why_no_service) == (&other.name, &other.service, &other.why_no_service)
     }
 
-    /// Replaces the endpoints. One that did not change keeps its connections and its history.
-    pub fn set(&self, infos: Vec<Info>) {
+    /// Replaces the endpoints. One that did not change keeps its connections and its history; one that is this proxy itself
+    /// is none: a request to it would come back here until nothing is left.
+    pub fn set(&self, mut infos: Vec<Info>) {
+        infos.retain(|info| info.direct.is_some() || !self.context.is_own(info.addr));
         let old = self.balancer.endpoints();
         let by_addr: std::collections::HashMap<SocketAddr, &Arc<Endpoint>> =
             old.iter().map(|endpoint| (endpoint.info.addr, endpoint)).collect();

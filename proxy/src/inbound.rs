@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, timeout},
 };
@@ -298,7 +298,7 @@ async fn plain_connection(
         (Ok(()), None) => return Ok(()),
         (Err(error), _) => {
             if protocol == Protocol::Http1 {
-                tell(io, &error).await;
+                server::tell(io, &error).await;
             }
             return Err(error);
         }
@@ -365,19 +365,6 @@ fn where_to(inbound: &Inbound, destination: Option<SocketAddr>, sni: Option<&str
     }
     let ip = inbound.pod_ips.first().ok_or(Error::Denied("this proxy does not know its pod's address"))?;
     Ok(SocketAddr::new(*ip, port))
-}
-
-/// Tells a plain HTTP/1 client why it is not served: otherwise its people see a connection that just closes.
-async fn tell(mut socket: Rewound<TcpStream>, error: &Error) {
-    let body = format!("lacewing: {error}\n");
-    let head = format!(
-        "HTTP/1.1 403 Forbidden\r\ncontent-length: {}\r\nconnection: close\r\n{}: {}\r\n\r\n",
-        body.len(),
-        headers::ERROR,
-        error.label()
-    );
-    // One small write into an empty socket buffer; if the client is gone already, so be it.
-    let _ = timeout(HANDSHAKE_TIMEOUT, socket.write_all(format!("{head}{body}").as_bytes())).await;
 }
 
 /// Nothing says where the connection is meant for.

@@ -100,9 +100,17 @@ async fn redirected(
         return Err(Error::Denied("the destination is this proxy itself"));
     }
     // Look up: what is there?
-    let target = match outbound.discovery.at(addr).await? {
-        Place::Known(target) => target,
-        Place::AsIs(why) => return as_is(outbound, socket, addr, why).await,
+    let target = match outbound.discovery.at(addr).await {
+        Ok(Place::Known(target)) => target,
+        Ok(Place::AsIs(why)) => return as_is(outbound, socket, addr, why).await,
+        Err(error) => {
+            let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
+            let began = first::read(&mut socket, &mut bytes, UNSERVED_GRACE, UNSERVED_GRACE).await;
+            if let Ok(First::Client(Protocol::Http1)) = began {
+                server::tell(socket, &error).await;
+            }
+            return Err(error);
+        }
     };
     let (backend, declared) = target.current()?;
     // Detect: by declaration, by the client's first bytes, or by who speaks first.

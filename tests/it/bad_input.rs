@@ -393,6 +393,20 @@ fn garbage_on_every_port_is_cut_off_and_the_others_are_served() {
     load.stop().assert_clean(100);
 }
 
+/// A proxy that is asked for itself would call itself until its connections are used up.
+#[test]
+fn a_request_for_a_proxy_itself_does_not_go_round() {
+    let solo = Solo::running(1);
+    let files = |pod: &str| std::fs::read_dir(format!("/proc/{}/fd", solo.pid(pod))).expect("a process").count();
+    for (pod, port) in [("client", 4140), ("client", 4143), ("server-1", 4140)] {
+        let (before, host) = (files(pod), format!("{}:{port}", solo.ip(pod)));
+        let answer = get(solo.outbound(), "/", &[("host", &host)]);
+        assert!([403, 502, 503].contains(&answer.status), "{host}: {} {}", answer.status, answer.body);
+        assert!(files(pod) < before + 20, "{host}: {before} files before, {} now", files(pod));
+    }
+    assert_eq!(solo.get("/").status, 200);
+}
+
 #[test]
 fn the_private_port_wants_its_header() {
     let solo = Solo::running(1);

@@ -13,6 +13,7 @@ fn discovery() -> Arc<Discovery> {
         metrics,
         dialer: Dialer::default(),
         pod_ips: vec!["10.0.0.9".parse().unwrap()],
+        own_ports: vec![4140, 4143],
         cluster_networks: vec!["10.0.0.0/8".parse().unwrap()],
     }))
 }
@@ -223,6 +224,18 @@ async fn what_goes_to_the_pod_itself_stays_on_its_loopback() {
     let (backend, _) = target.current().unwrap();
     assert_eq!(backend.name, "shop/web-1:80");
     assert!(!backend.pick(&[]).await.unwrap().is_meshed(), "no proxy would answer there");
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_proxy_itself_is_no_endpoint() {
+    let discovery = discovery();
+    for addr in ["10.0.0.9:4140", "127.0.0.1:4143"] {
+        let _ = discovery.target(addr);
+        let itself = parse::TargetAnswer::Pod(Box::new(pod(addr, None, Some("web"))));
+        discovery.set_target(addr, itself);
+        let backend = discovery.look_up(addr).await.unwrap();
+        assert!(matches!(backend.pick(&[]).await, Err(Error::NoEndpoint { .. })), "it would call itself for ever");
+    }
 }
 
 #[tokio::test(start_paused = true)]

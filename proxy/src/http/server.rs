@@ -12,7 +12,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt},
     time::{Instant, timeout},
 };
 
@@ -215,6 +215,20 @@ pub fn refuse(error: &Error, grpc: bool, bodyless: bool) -> Response<Body> {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     response
+}
+
+/// Tells an HTTP/1 client why its connection is not served: otherwise its people see one that just closes.
+pub async fn tell<I: AsyncWrite + Unpin>(mut client: I, error: &Error) {
+    let body = format!("lacewing: {error}\n");
+    let head = format!(
+        "HTTP/1.1 {}\r\ncontent-length: {}\r\nconnection: close\r\n{}: {}\r\n\r\n",
+        error.status(),
+        body.len(),
+        headers::ERROR,
+        error.label()
+    );
+    // One small write into an empty socket buffer; if the client is gone already, so be it.
+    let _ = timeout(HEAD_TIMEOUT, client.write_all(format!("{head}{body}").as_bytes())).await;
 }
 
 /// Encodes a `grpc-message` (gRPC over HTTP/2, "Status-Message").
