@@ -6,11 +6,11 @@ use std::{io::Read, sync::Arc, time::Duration};
 
 use lacewing_identity::{KeyAndCsr, Leaf, TrustBundle};
 use lacewing_proto::control::CertifyRequest;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::{
     clock,
-    config::{CONTROL_TIMEOUT, Control, TOKEN_MAX},
+    config::{CONTROL_TIMEOUT, Control, LOG_PAUSE, TOKEN_MAX},
     discovery::{channel, client::Backoff},
     metrics::Metrics,
     tls::Identity,
@@ -22,6 +22,7 @@ const CLOCK_CHECK: Duration = Duration::from_secs(60);
 /// Keeps the identity fresh for as long as the process lives.
 pub async fn run(identity: Arc<Identity>, control: Control, metrics: Arc<Metrics>) {
     let mut backoff = Backoff::default();
+    let mut said: Option<(String, Instant)> = None;
     loop {
         let bundle = identity.current().map_or_else(|_| control.bundle.clone(), |current| current.bundle.clone());
         match certify(&control, &bundle).await {
@@ -40,7 +41,11 @@ pub async fn run(identity: Arc<Identity>, control: Control, metrics: Arc<Metrics
                 sleep_until(renew_at).await;
             }
             Err(why) => {
-                tracing::warn!(why, "no certificate; trying again");
+                // Tried once a second or so; said when it is news, and now and then.
+                if said.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() >= LOG_PAUSE) {
+                    tracing::warn!(why, "no certificate; trying again");
+                    said = Some((why.clone(), Instant::now()));
+                }
                 identity.waiting_for(why);
                 backoff.wait().await;
             }
