@@ -72,7 +72,7 @@ async fn serve(config: Config) -> io::Result<()> {
         metrics: metrics.clone(),
         dialer: config.dialer,
         pod_ips: config.pod_ips.clone(),
-        own_ports: own_ports(&config),
+        spine_ports: config.outbound.iter().chain(&config.inbound).map(SocketAddr::port).collect(),
         cluster_networks: config.cluster_networks.clone(),
     });
     let discovery = Discovery::new(context);

@@ -148,15 +148,15 @@ pub struct Context {
     pub dialer: Dialer,
     /// The pod's own addresses.
     pub pod_ips: Vec<IpAddr>,
-    /// Ports of the proxy itself.
-    pub own_ports: Vec<u16>,
+    /// The ports at which the proxy takes what it passes on.
+    pub spine_ports: Vec<u16>,
     pub cluster_networks: Vec<Cidr>,
 }
 
 impl Context {
-    /// Whether the proxy itself listens there.
+    /// Whether what is sent there would come back to this proxy.
     fn is_own(&self, addr: SocketAddr) -> bool {
-        (addr.ip().is_loopback() || self.pod_ips.contains(&addr.ip())) && self.own_ports.contains(&addr.port())
+        (addr.ip().is_loopback() || self.pod_ips.contains(&addr.ip())) && self.spine_ports.contains(&addr.port())
     }
 }
 

@@ -13,7 +13,7 @@ fn discovery() -> Arc<Discovery> {
         metrics,
         dialer: Dialer::default(),
         pod_ips: vec!["10.0.0.9".parse().unwrap()],
-        own_ports: vec![4140, 4143],
+        spine_ports: vec![4140, 4143],
         cluster_networks: vec!["10.0.0.0/8".parse().unwrap()],
     }))
 }
