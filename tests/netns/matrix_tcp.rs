@@ -212,6 +212,7 @@ fn silence_is_held_until_somebody_speaks() {
     };
     world.serve(late).each(|way| {
         let mut wire = way.connect();
+        wire.is_silent_for(held * 9 / 10);
         assert_eq!(wire.exactly(17), b"the server speaks", "{}", way.name);
         wire.send("hello");
         assert_eq!(wire.exactly(5), b"hello", "{}", way.name);
