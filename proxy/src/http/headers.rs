@@ -13,7 +13,7 @@ use http::{
 };
 use lacewing_identity::SpiffeId;
 
-use crate::error::Error;
+use crate::{config::HEADER_FIELDS_MAX, error::Error};
 
 /// Fields of this prefix (and `-`) are the mesh's own: they never come in from an app or from a peer that proved nothing.
 const RESERVED: &str = "l6g";
@@ -129,7 +129,7 @@ fn parse_host(value: &HeaderValue) -> Result<uri::Authority, Error> {
 
 fn unambiguous(head: &request::Parts) -> Result<(), Error> {
     if head.version > Version::HTTP_11 {
-        return Ok(()); // framed by HTTP/2 itself
+        return few_fields(&head.headers); // framed by HTTP/2 itself
     }
     let mut encodings = head.headers.get_all(TRANSFER_ENCODING).iter();
     let Some(encoding) = encodings.next() else { return Ok(()) };
@@ -140,6 +140,13 @@ fn unambiguous(head: &request::Parts) -> Result<(), Error> {
         return Err(Error::BadRequest("both Transfer-Encoding and Content-Length"));
     }
     Ok(())
+}
+
+/// Over HTTP/1 hyper counts. Crumbs of a cookie are one field (RFC 9113, 8.2.3).
+fn few_fields(headers: &HeaderMap) -> Result<(), Error> {
+    let too_many = headers.len() > HEADER_FIELDS_MAX
+        && headers.len() - headers.get_all(COOKIE).iter().count() >= HEADER_FIELDS_MAX;
+    if too_many { Err(Error::BadRequest("more than 128 header fields")) } else { Ok(()) }
 }
 
 /// Refuses an answer over HTTP/1 whose framing two parsers could read differently (RFC 9112, 6.3).
@@ -370,6 +377,22 @@ mod tests {
         assert!(wanted(http1, "Upgrade", "websocket") && wanted(http1, "keep-alive, upgrade", "WebSocket"));
         assert!(!wanted(http1, "keep-alive", "websocket") && !wanted(Version::HTTP_10, "upgrade", "websocket"));
         assert!(!wanted(http1, "upgrade, http2-settings", "h2c") && !wanted(http1, "upgrade", "h2c, websocket"));
+    }
+
+    #[test]
+    fn fields_of_http2_are_counted_and_crumbs_are_not() {
+        let with = |fields: usize, crumbs: usize| {
+            let mut request = Request::get("http://web/").version(Version::HTTP_2);
+            for n in 0..fields {
+                request = request.header(format!("x-{n}"), "1");
+            }
+            for n in 0..crumbs {
+                request = request.header("cookie", format!("c{n}=1"));
+            }
+            authority(&head(request), None).is_ok()
+        };
+        assert!(with(HEADER_FIELDS_MAX, 0) && with(HEADER_FIELDS_MAX - 1, 300));
+        assert!(!with(HEADER_FIELDS_MAX + 1, 0) && !with(HEADER_FIELDS_MAX, 300));
     }
 
     #[test]
