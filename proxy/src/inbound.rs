@@ -367,20 +367,14 @@ fn where_to(inbound: &Inbound, destination: Option<SocketAddr>, sni: Option<&str
     Ok(SocketAddr::new(*ip, port))
 }
 
-/// Nothing says where the connection is meant for.
+/// Nothing says where the connection is meant for; where it would not be let in anyway, that is the better reason.
 fn no_mesh_tls(inbound: &Inbound) -> Error {
-    let strict = inbound.policy().is_ok_and(|policy| policy.mode == Mode::Strict);
-    let unknown = Error::Denied("not mesh TLS, and nothing says where it is meant for");
-    let error = if strict { authorize_nobody() } else { unknown };
+    let error = match inbound.policy().map(|policy| authorize(policy.mode, None)) {
+        Ok(Decision::Deny(reason)) => Error::Denied(reason),
+        Ok(Decision::Allow) | Err(_) => Error::Denied("not mesh TLS, and nothing says where it is meant for"),
+    };
     inbound.metrics.denied(&error);
     error
-}
-
-fn authorize_nobody() -> Error {
-    match authorize(Mode::Strict, None) {
-        Decision::Deny(reason) => Error::Denied(reason),
-        Decision::Allow => Error::Denied("the workload takes mesh TLS only"),
-    }
 }
 
 /// A client's connection, for its requests.

@@ -236,6 +236,18 @@ fn the_proxys_own_ports_are_no_way_in_and_nothing_spins() {
 }
 
 #[test]
+fn a_port_that_a_service_does_not_have_is_named_in_the_answer() {
+    let cluster = Cluster::new();
+    let _web = web(&cluster, "web", &["web"], |spec| spec);
+    let client = cluster.pod(PodSpec::new("client"));
+    cluster.published();
+    let nowhere = SocketAddr::new(cluster.address("web", PORT).ip(), 9);
+    let answer = client.host.get(nowhere, "/", &[("host", "web")]);
+    assert_eq!(answer.status, 502, "{}", answer.body);
+    assert!(answer.body.contains("has no TCP port 9"), "{}", answer.body);
+}
+
+#[test]
 fn what_is_not_ours_passes_as_it_is() {
     let cluster = Cluster::new();
     let client = cluster.pod(PodSpec::new("client"));
