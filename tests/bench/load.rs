@@ -47,19 +47,29 @@ pub fn wrk(site: &Site, shape: Shape, path: &str, seconds: u64) -> Result<Done, 
 pub fn h2load(site: &Site, shape: Shape, path: &str, seconds: u64) -> Result<Done, String> {
     let url = format!("http://{}{path}", site.target(shape, Protocol::H2));
     let text = say(site, shape, "h2load", &["-t1", "-c2", "-m32", &format!("-D{seconds}"), &url])?;
+    let count = succeeded(&text).ok_or(format!("h2load {url}:\n{text}"))?;
+    let command = format!("h2load -t1 -c2 -m32 -D{seconds} http://SERVICE{path}");
+    Ok(Done { command, count, figures: BTreeMap::from([("rps", count / seconds as f64)]) })
+}
+
+/// So many HTTP/1.1 requests, one after the other on one connection.
+pub fn one_by_one(site: &Site, shape: Shape, requests: u64) -> Result<Done, String> {
+    let url = format!("http://{}/", site.target(shape, Protocol::H1));
+    let text = say(site, shape, "h2load", &["--h1", "-t1", "-c1", &format!("-n{requests}"), &url])?;
+    let count = succeeded(&text).filter(|count| *count as u64 == requests).ok_or(format!("h2load {url}:\n{text}"))?;
+    Ok(Done { command: format!("h2load --h1 -t1 -c1 -n{requests} http://SERVICE/"), count, figures: BTreeMap::new() })
+}
+
+/// Requests of h2load; none if one of them failed, or there was none.
+fn succeeded(text: &str) -> Option<f64> {
     let field = |line: &str, name: &str| {
         let at = text.lines().find_map(|text| text.strip_prefix(line))?;
         at.split(',').find_map(|part| part.trim().strip_suffix(name)?.trim().parse::<f64>().ok())
     };
-    let (succeeded, good) = (field("requests:", "succeeded"), field("status codes:", "2xx"));
-    let bad: Vec<Option<f64>> = ["failed", "errored", "timeout"].map(|name| field("requests:", name)).into();
-    let (Some(count), Some(good)) = (succeeded, good) else { return Err(format!("h2load {url} said:\n{text}")) };
+    let (count, good) = (field("requests:", "succeeded")?, field("status codes:", "2xx")?);
+    let bad = ["failed", "errored", "timeout"].iter().any(|name| field("requests:", name) != Some(0.0));
     // What is under way when time is up has its status already, or not yet.
-    if bad.iter().any(|count| *count != Some(0.0)) || (count - good).abs() > 64.0 || count < 1.0 {
-        return Err(format!("h2load {url}:\n{text}"));
-    }
-    let command = format!("h2load -t1 -c2 -m32 -D{seconds} http://SERVICE{path}");
-    Ok(Done { command, count, figures: BTreeMap::from([("rps", count / seconds as f64)]) })
+    (!bad && (count - good).abs() <= 64.0 && count >= 1.0).then_some(count)
 }
 
 /// HTTP/1.1 requests on a schedule; latencies from the scheduled time.

@@ -6,6 +6,7 @@
 
 mod certs;
 mod cpu;
+mod instructions;
 mod load;
 mod measures;
 mod peers;
@@ -19,7 +20,7 @@ use std::{collections::BTreeMap, process::ExitCode};
 use lacewing_tests::net::ring;
 
 use crate::{
-    measures::{Figures, take},
+    measures::{Figures, Measure, take},
     peers::{Peer, start},
     plan::{Plan, Step},
     report::Results,
@@ -67,6 +68,13 @@ fn main() -> ExitCode {
 fn run(site: &Site, plan: &Plan, step: &Step, round: usize, results: &mut Results) {
     let peer = step.peer.name();
     eprintln!("round {} {}: {peer}", round + 1, step.name());
+    if step.measures == [Measure::Instructions] {
+        let name = format!("{}-instructions", step.name());
+        return match instructions::count(site, step.peer) {
+            Ok(figures) => results.add(&name, peer, figures),
+            Err(error) => results.failures.push(format!("{name} {peer}: {error}")),
+        };
+    }
     let running = match start(site, step.peer, step.shape, step.protocol) {
         Ok(running) => running,
         Err(error) => return results.failures.push(format!("{} {peer}: {error}", step.name())),

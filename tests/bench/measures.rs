@@ -45,6 +45,8 @@ pub enum Measure {
     Handshakes,
     /// System calls per request.
     Calls,
+    /// User instructions per request; it starts the proxies itself.
+    Instructions,
 }
 
 impl Measure {
@@ -59,10 +61,17 @@ impl Measure {
     /// Some repeat so well, or take so long, that a few rounds will do.
     pub fn rounds(self) -> usize {
         match self {
-            Self::Memory | Self::Calls => 1,
+            Self::Memory | Self::Calls | Self::Instructions => 1,
             Self::Handshakes | Self::Large | Self::Rate(200 | 2_000) => 3,
             _ => usize::MAX,
         }
+    }
+}
+
+impl Measure {
+    /// Slow ones are for us and what we are held against.
+    pub fn fits(self, peer: Peer) -> bool {
+        self != Self::Instructions || matches!(peer, Peer::Lacewing | Peer::Hyper)
     }
 }
 
@@ -113,6 +122,7 @@ pub fn take(
         Measure::Memory => memory(site, shape, protocol, running, seconds),
         Measure::Handshakes => handshakes(site, peer, running, seconds),
         Measure::Calls => calls(site, shape, running),
+        Measure::Instructions => unreachable!("it stands alone in its place"),
     }
 }
 

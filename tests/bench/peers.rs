@@ -25,6 +25,8 @@ const OUT: u16 = 4140;
 const IN: u16 = 4143;
 /// Pause between looks whether a peer is ready.
 const LOOK: Duration = Duration::from_millis(2);
+/// The same for one that is slowed down.
+const LOOK_UNDER: Duration = Duration::from_millis(500);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Peer {
@@ -113,6 +115,8 @@ pub struct Place<'a> {
     /// Dials with TLS.
     tls_out: bool,
     certs: &'a Path,
+    /// Words before the program.
+    under: &'a [&'a str],
 }
 
 impl Place<'_> {
@@ -128,7 +132,10 @@ impl Place<'_> {
 
     /// Runs a program in the proxy's stead.
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
-        self.host.command_as(User::Proxy, program)
+        let Some((first, rest)) = self.under.split_first() else { return self.host.command_as(User::Proxy, program) };
+        let mut command = self.host.command_as(User::Proxy, first);
+        command.args(rest).arg(program);
+        command
     }
 }
 
@@ -158,7 +165,12 @@ pub fn start(site: &Site, peer: Peer, shape: Shape, protocol: Protocol) -> Resul
     let mut running = cpu::on(cpu::PROXY, || match peer {
         Peer::Direct => Running { roles: Vec::new(), start_ms: 0.0, _others: Vec::new(), ours: Vec::new() },
         Peer::Lacewing => ours(site, shape),
-        _ => others(site, peer, shape, protocol),
+        _ => {
+            let all = others(site, peer, shape, protocol, &[]);
+            let roles = all.iter().map(|(role, process)| (*role, process.pid())).collect();
+            let others = all.into_iter().map(|(_, process)| process).collect();
+            Running { roles, start_ms: 0.0, _others: others, ours: Vec::new() }
+        }
     });
     load::until_it_passes(site, shape, protocol, LOOK)
         .map_err(|error| format!("{} {shape:?} {protocol:?} does not get ready: {error}", peer.name()))?;
@@ -166,11 +178,31 @@ pub fn start(site: &Site, peer: Peer, shape: Shape, protocol: Protocol) -> Resul
     Ok(running)
 }
 
-fn ours(site: &Site, shape: Shape) -> Running<'_> {
-    let pods: Vec<(&'static str, &Pod)> = match shape {
+/// Starts a pair of ours, or of a floor, under another program, which is in `words`: slow, and to be ended by a signal.
+///
+/// # Errors
+/// It does not pass in time.
+pub fn start_under(site: &Site, peer: Peer, words: &[&str]) -> Result<Vec<(&'static str, Process)>, String> {
+    let (shape, protocol) = (Shape::Pair, Protocol::H1);
+    let all = cpu::on(cpu::PROXY, || match peer {
+        Peer::Lacewing => pods(site, shape).into_iter().map(|(role, pod)| (role, pod.proxy_under(words))).collect(),
+        _ => others(site, peer, shape, protocol, words),
+    });
+    // Each look costs instructions: seldom.
+    load::until_it_passes(site, shape, protocol, LOOK_UNDER)
+        .map_err(|error| format!("{} under {} does not get ready: {error}", peer.name(), words[0]))?;
+    Ok(all)
+}
+
+fn pods(site: &Site, shape: Shape) -> Vec<(&'static str, &Pod)> {
+    match shape {
         Shape::Pair => vec![("out", &site.client), ("in", &site.web)],
         _ => vec![("single", &site.client)],
-    };
+    }
+}
+
+fn ours(site: &Site, shape: Shape) -> Running<'_> {
+    let pods = pods(site, shape);
     for (_, pod) in &pods {
         // Tokens end after an hour; a kubelet would have put a new one there.
         let minted = site.cluster.dir.join(format!("tokens/{}_{}.token", pod.namespace, pod.name));
@@ -182,9 +214,10 @@ fn ours(site: &Site, shape: Shape) -> Running<'_> {
     Running { roles, start_ms: 0.0, _others: Vec::new(), ours: pods.into_iter().map(|(_, pod)| pod).collect() }
 }
 
-fn others(site: &Site, peer: Peer, shape: Shape, protocol: Protocol) -> Running<'static> {
+fn others(site: &Site, peer: Peer, shape: Shape, protocol: Protocol, under: &[&str]) -> Vec<(&'static str, Process)> {
     let (certs, port) = (site.certs.as_path(), protocol.port());
-    let place = |host, listen, dial, tls_in, tls_out| Place { host, protocol, listen, dial, tls_in, tls_out, certs };
+    let place =
+        |host, listen, dial, tls_in, tls_out| Place { host, protocol, listen, dial, tls_in, tls_out, certs, under };
     let places = match shape {
         Shape::Pair => vec![
             // Dialled like an app's connection, whose own redirection brings it to the inner one.
@@ -193,7 +226,7 @@ fn others(site: &Site, peer: Peer, shape: Shape, protocol: Protocol) -> Running<
         ],
         _ => vec![("single", place(&site.client.host, OUT, site.plain.at(port), false, false))],
     };
-    let all: Vec<(&'static str, Process)> = places
+    places
         .iter()
         .map(|(role, place)| {
             let command = match peer {
@@ -204,7 +237,5 @@ fn others(site: &Site, peer: Peer, shape: Shape, protocol: Protocol) -> Running<
             };
             (*role, place.host.start(&place.name(peer.name()), command))
         })
-        .collect();
-    let roles = all.iter().map(|(role, process)| (*role, process.pid())).collect();
-    Running { roles, start_ms: 0.0, _others: all.into_iter().map(|(_, process)| process).collect(), ours: Vec::new() }
+        .collect()
 }

@@ -4,12 +4,13 @@
 use std::path::PathBuf;
 
 use super::{
+    instructions,
     measures::Measure,
     peers::{Peer, Protocol, Shape},
 };
 
 /// Everything that is measured, by place.
-const FULL: [(Shape, Protocol, &[Measure]); 9] = [
+const FULL: [(Shape, Protocol, &[Measure]); 10] = [
     (
         Shape::Direct,
         Protocol::H1,
@@ -37,6 +38,7 @@ const FULL: [(Shape, Protocol, &[Measure]); 9] = [
     (Shape::Single, Protocol::Tcp, &[Measure::Stream]),
     // A process of its own: what was measured before would show in its memory.
     (Shape::Pair, Protocol::H1, &[Measure::Memory]),
+    (instructions::AT.0, instructions::AT.1, &[Measure::Instructions]),
 ];
 /// What everybody can afford to run.
 const SMOKE: [(Shape, Protocol, &[Measure]); 2] =
@@ -127,6 +129,7 @@ impl Plan {
                 let wanted = |measure: &Measure| {
                     let name = format!("{place}-{}", measure.name());
                     round < measure.rounds()
+                        && measure.fits(peer)
                         && (self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str())))
                 };
                 step.measures = measures.iter().copied().filter(wanted).collect();

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{measures::Figures, plan::Plan, targets::Ratio};
 
 /// Figures that tables show, in this order; JSON has all.
-const SHOWN: [&str; 28] = [
+const SHOWN: [&str; 30] = [
     "rps",
     "gbit_s",
     "full_per_s",
@@ -27,6 +27,8 @@ const SHOWN: [&str; 28] = [
     "start_ms",
     "calls_out",
     "calls_in",
+    "instructions_out_k",
+    "instructions_in_k",
     "idle_rss_mb",
     "idle_out_pss_mb",
     "held_500_rss_mb",

@@ -54,7 +54,7 @@ const fn more(
     Target { what, measurement, figure, less: false, musts, aims }
 }
 
-const TARGETS: [Target; 13] = [
+const TARGETS: [Target; 15] = [
     less(
         "pair HTTP/1.1, saturation, CPU µs/request",
         "pair-h1-saturation",
@@ -126,6 +126,20 @@ const TARGETS: [Target; 13] = [
         "after_burst_more_mb",
         &[plain(3.0)],
         &[plain(1.0)],
+    ),
+    less(
+        "user instructions per request, pair, out, thousands",
+        "pair-h1-instructions",
+        "instructions_out_k",
+        &[plain(75.0)],
+        &[plain(60.0)],
+    ),
+    less(
+        "user instructions per request, pair, in, thousands",
+        "pair-h1-instructions",
+        "instructions_in_k",
+        &[plain(85.0)],
+        &[plain(72.0)],
     ),
     less("binary, stripped, MB", "binary", "size_mb", &[plain(8.0)], &[plain(5.0)]),
 ];

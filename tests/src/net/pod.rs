@@ -103,6 +103,15 @@ impl Pod {
         self.until_ready();
     }
 
+    /// The proxy as another process, with another program before it: `["valgrind", "--tool=…"]`. The usual one must not run.
+    #[must_use]
+    pub fn proxy_under(&self, words: &[&str]) -> Process {
+        self.copy_token();
+        let mut command = self.host.command_as(User::Proxy, words[0]);
+        command.args(&words[1..]).arg(ring::program("lacewing-proxy")).env_clear().envs(self.proxy().envs());
+        self.host.start(&format!("proxy-of-{}-under-{}", self.name, words[0]), command)
+    }
+
     /// SIGTERM, then start and ready.
     #[track_caller]
     pub fn restart_proxy(&self, patience: Duration) {

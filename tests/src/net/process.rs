@@ -5,6 +5,7 @@
 #![allow(clippy::print_stderr, reason = "last words of processes whose test failed")]
 
 use std::{
+    ffi::OsString,
     fs::{self, OpenOptions},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -49,6 +50,12 @@ impl Process {
     /// For another start: a further or another setting.
     pub fn set_env(&self, name: &str, value: &str) {
         self.command.lock().expect("no use of it failed").env(name, value);
+    }
+
+    /// Settings that it is started with.
+    pub(super) fn envs(&self) -> Vec<(OsString, OsString)> {
+        let command = self.command.lock().expect("no use of it failed");
+        command.get_envs().filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned()))).collect()
     }
 
     /// Process id.
