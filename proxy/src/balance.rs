@@ -6,6 +6,7 @@
 //! gets its share back soon after it recovers. A new endpoint is tried at once, with one request.
 
 use std::{
+    ops::Deref,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -190,6 +191,11 @@ impl<E: Loaded> Balancer<E> {
         self.outcome(endpoint, false, now);
     }
 
+    /// Records that `endpoint` answered well.
+    pub fn succeeded(&self, endpoint: &E) {
+        endpoint.load().state.lock().breaker.succeeded();
+    }
+
     /// Records whether what `endpoint` answered was a success; its latency goes to [`Load::observe`].
     pub fn outcome(&self, endpoint: &E, success: bool, now: Instant) {
         let change = endpoint.load().state.lock().breaker.record(success, now, fastrand::f64());
@@ -235,8 +241,8 @@ pub struct Awaiting<E: Loaded> {
 }
 
 impl<E: Loaded> Awaiting<E> {
-    pub fn new(endpoint: Arc<E>) -> Self {
-        let (load, now) = (endpoint.load(), Instant::now());
+    pub fn new(endpoint: Arc<E>, now: Instant) -> Self {
+        let load = endpoint.load();
         load.in_flight.fetch_add(1, Relaxed);
         if load.awaited.fetch_add(1, Relaxed) == 0 {
             load.state.lock().waiting_since = now;
@@ -245,10 +251,10 @@ impl<E: Loaded> Awaiting<E> {
     }
 
     /// The answer has begun; `sent` is when the request went out, connecting not included.
-    pub fn answered(mut self, sent: Instant) -> InFlight<E> {
+    pub fn answered(mut self, sent: Instant, now: Instant) -> InFlight<E> {
         self.answered = true;
         let in_flight = InFlight::new(self.endpoint.clone());
-        self.endpoint.load().observe(sent.elapsed(), Instant::now());
+        self.endpoint.load().observe(now.saturating_duration_since(sent), now);
         in_flight
     }
 }
@@ -271,6 +277,14 @@ impl<E: Loaded> InFlight<E> {
     pub fn new(endpoint: Arc<E>) -> Self {
         endpoint.load().in_flight.fetch_add(1, Relaxed);
         Self(endpoint)
+    }
+}
+
+impl<E: Loaded> Deref for InFlight<E> {
+    type Target = E;
+
+    fn deref(&self) -> &E {
+        &self.0
     }
 }
 

@@ -68,9 +68,7 @@ impl Breaker {
     /// A request ended. `jitter` is between 0 and 1.
     pub fn record(&mut self, success: bool, now: Instant, jitter: f64) -> Change {
         if success {
-            self.failures = 0;
-            let was = std::mem::take(&mut self.state);
-            return if matches!(was, State::Closed) { Change::None } else { Change::Restored };
+            return self.succeeded();
         }
         self.failures = self.failures.saturating_add(1);
         match self.state {
@@ -82,6 +80,13 @@ impl Breaker {
             // Late failures of requests that were under way when it was ejected prove nothing new.
             State::Closed | State::Open { .. } => Change::None,
         }
+    }
+
+    /// A request ended well, whenever that is.
+    pub fn succeeded(&mut self) -> Change {
+        self.failures = 0;
+        let was = std::mem::take(&mut self.state);
+        if matches!(was, State::Closed) { Change::None } else { Change::Restored }
     }
 
     /// Ejects the endpoint for the first time.

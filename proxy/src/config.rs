@@ -67,6 +67,13 @@ pub const COPY_BUFFER: usize = 64 * 1024;
 
 /// A client may keep an idle HTTP/1 connection this long.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(90);
+/// How often an HTTP/1 connection is looked at: its other times are this precise.
+pub const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// A connection that is idle for this long gives its buffers back. Shorter, and a client with one request a second would
+/// have them made anew each time.
+pub const PARK_AFTER: Duration = Duration::from_secs(1);
+/// What the first read after that takes, in bytes: most heads.
+pub const WAKING_BYTES: usize = 1024;
 /// A client that has connected this long before the proxy stops may still send its first request.
 pub const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
 /// A request's head must arrive within this, from its first byte.

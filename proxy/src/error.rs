@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use http::StatusCode;
 use lacewing_identity::Refusal;
 
-use crate::http::patience::Cut;
+use crate::http::{body::Broke, patience::Cut};
 
 /// Why a request or a connection was not served.
 #[derive(Debug, thiserror::Error)]
@@ -36,7 +36,7 @@ pub enum Error {
     #[error(
         "the connection broke before an answer came ({0}): the other side crashed, or does not speak the request's HTTP version (1 or 2)"
     )]
-    Broken(hyper::Error),
+    Broken(Broke),
     #[error(
         "the app behind {addr} broke off before it answered: it crashed, or it does not speak the request's HTTP version (1 or 2)"
     )]
@@ -44,7 +44,7 @@ pub enum Error {
     #[error("the server reset the request: {0}")]
     Reset(h2::Reason),
     #[error("the request's body broke off: {0}")]
-    ClientBody(hyper::Error),
+    ClientBody(Broke),
     #[error("{0}")]
     BadAnswer(&'static str),
     #[error("{0}")]

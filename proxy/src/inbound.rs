@@ -14,7 +14,6 @@ use std::{
 
 use bytes::BytesMut;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
-use hyper::body::Incoming;
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
 use tokio::{
@@ -389,7 +388,7 @@ struct FromClient {
 }
 
 /// Once per request. An `Err` resets the HTTP/2 stream.
-async fn request(client: &FromClient, mut incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
+async fn request(client: &FromClient, mut incoming: Request<Body>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
     client.numbers.request();
     let wish = upgrade::wish(&mut incoming);
@@ -405,17 +404,17 @@ async fn request(client: &FromClient, mut incoming: Request<Incoming>) -> Result
         (Error::Connect { .. } | Error::Refused, Version::HTTP_2) => Err(h2::Reason::REFUSED_STREAM.into()),
         (Error::Reset(reason), Version::HTTP_2) => Err((*reason).into()),
         (Error::Connect { .. } | Error::Refused, _) => {
-            let mut response = server::refuse(&error, grpc, bodyless);
+            let mut response = server::refuse(&error, client.version, grpc, bodyless);
             response.headers_mut().insert(headers::REFUSED, HeaderValue::from_static("1"));
             Ok(response)
         }
-        _ => Ok(server::refuse(&error, grpc, bodyless)),
+        _ => Ok(server::refuse(&error, client.version, grpc, bodyless)),
     }
 }
 
 async fn forward(
     client: &FromClient,
-    incoming: Request<Incoming>,
+    incoming: Request<Body>,
     wish: Option<Wish>,
     received: Instant,
 ) -> Result<Response<Body>, Error> {
@@ -424,6 +423,9 @@ async fn forward(
     let (mut head, body) = incoming.into_parts();
     if head.method == Method::CONNECT && !client.inbound.allow_connect {
         return Err(Error::Denied("CONNECT is not allowed for this workload (LACEWING_ALLOW_CONNECT)"));
+    }
+    if head.method == Method::CONNECT && head.version != Version::HTTP_11 {
+        return Err(Error::Denied("CONNECT is carried over HTTP/1.1 only"));
     }
     let authority = headers::authority(&head, Some(client.call.at))?;
     headers::strip_reserved(&mut head.headers);
@@ -437,7 +439,6 @@ async fn forward(
         Carrier::Http1 => headers::to_http1(&mut head, &authority),
         Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &authority),
     }
-    let body = Body::from_client(&mut head, body);
     let sent = client.app.send(Request::from_parts(head, body), client.carrier, true).await;
     let Answered { mut response, mut connection, .. } = sent.map_err(|failed| failed.error)?;
     let granted = wish.filter(|wish| wish.is_granted(response.status()));
@@ -460,5 +461,5 @@ async fn forward(
     }
     head.version = client.version;
     let record = Record::new(client.numbers.clone(), &head, connection, received.elapsed());
-    Ok(Response::from_parts(head, Body::incoming(body).recorded(Box::new(record))))
+    Ok(Response::from_parts(head, body.recorded(record)))
 }

@@ -8,11 +8,11 @@
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 
 use bytes::BytesMut;
 use http::{Method, Request, Response, StatusCode, Version, request};
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -248,7 +248,7 @@ async fn http_connection(
 }
 
 /// Once per request. An `Err` resets the HTTP/2 stream.
-async fn request(app: &FromApp, mut incoming: Request<Incoming>) -> Result<Response<Body>, h2::Error> {
+async fn request(app: &FromApp, mut incoming: Request<Body>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
     let wish = upgrade::wish(&mut incoming);
     let (head, body) = incoming.into_parts();
@@ -261,14 +261,14 @@ async fn request(app: &FromApp, mut incoming: Request<Incoming>) -> Result<Respo
     match (&error, version) {
         // What the server meant by it, only the client knows.
         (Error::Reset(reason), Version::HTTP_2) => Err((*reason).into()),
-        _ => Ok(server::refuse(&error, grpc, bodyless)),
+        _ => Ok(server::refuse(&error, version, grpc, bodyless)),
     }
 }
 
 async fn forward(
     app: &FromApp,
     head: request::Parts,
-    body: Incoming,
+    body: Body,
     mut wish: Option<Wish>,
     received: Instant,
 ) -> Result<Response<Body>, Error> {
@@ -290,7 +290,7 @@ async fn forward(
     loop {
         // Pick: another endpoint each time.
         let endpoint = backend.pick(&tried).await.inspect_err(|_| backend.not_served(received.elapsed()))?;
-        let awaiting = Awaiting::new(endpoint.clone());
+        let awaiting = Awaiting::new(endpoint.clone(), Instant::now());
         endpoint.metrics.request();
         // Send: mesh TLS if the endpoint has an identity, and never without it then.
         let carrier = route.carrier(endpoint.is_meshed());
@@ -298,13 +298,14 @@ async fn forward(
             match endpoint.client.send(attempt.request(&route, carrier), carrier, tried.is_empty()).await {
                 Ok(mut answered) => {
                     let Some(error) = bad_answer(&answered, &endpoint, wish.as_ref()) else {
-                        let in_flight = awaiting.answered(answered.sent);
+                        let now = Instant::now();
+                        let in_flight = awaiting.answered(answered.sent, now);
                         if let Some(wish) = wish.take_if(|wish| wish.is_granted(answered.response.status())) {
                             let load = InFlight::new(endpoint.clone());
                             let held = (answered.connection.take(), outbound.draining.clone(), app.slot.clone(), load);
                             wish.tunnel(&mut answered.response, &endpoint.metrics, held);
                         }
-                        return Ok(stream_back(answered, &route, &backend, endpoint, in_flight, received));
+                        return Ok(stream_back(answered, &route, backend, in_flight, now - received));
                     };
                     (error, None)
                 }
@@ -340,13 +341,12 @@ struct Kept {
 
 impl Attempt {
     /// The request as it came, without what ends here; and a copy where it could be sent twice.
-    fn first(mut head: request::Parts, body: Incoming, route: &Route, wish: Option<&Wish>) -> (Self, Option<Kept>) {
+    fn first(mut head: request::Parts, body: Body, route: &Route, wish: Option<&Wish>) -> (Self, Option<Kept>) {
         headers::strip_reserved(&mut head.headers);
         headers::strip_hop_by_hop(&mut head.headers);
         if let Some(wish) = wish {
             wish.say(&mut head.headers);
         }
-        let body = Body::from_client(&mut head, body);
         if !(route.replayable || http_body::Body::is_end_stream(&body)) {
             return (Self { head, body }, None);
         }
@@ -429,10 +429,9 @@ fn bad_answer(answered: &Answered, endpoint: &Endpoint, wish: Option<&Wish>) -> 
 fn stream_back(
     answered: Answered,
     route: &Route,
-    backend: &Arc<Backend>,
-    endpoint: Arc<Endpoint>,
-    in_flight: InFlight<Endpoint>,
-    received: Instant,
+    backend: Arc<Backend>,
+    endpoint: InFlight<Endpoint>,
+    latency: Duration,
 ) -> Response<Body> {
     let switched = upgrade::agreed(&answered.response);
     let (mut head, body) = answered.response.into_parts();
@@ -445,9 +444,8 @@ fn stream_back(
         upgrade::put(&mut head.headers, protocol);
     }
     head.version = if route.http2 { Version::HTTP_2 } else { Version::HTTP_11 };
-    let record = Record::new(endpoint.metrics.clone(), &head, answered.connection, received.elapsed());
-    let record = record.outbound(backend.clone(), endpoint, in_flight);
-    Response::from_parts(head, Body::incoming(body).recorded(Box::new(record)))
+    let record = Record::new(endpoint.metrics.clone(), &head, answered.connection, latency);
+    Response::from_parts(head, body.recorded(record.outbound(backend, endpoint)))
 }
 
 /// Pick → connect, for raw TCP. What failed is retried elsewhere: nothing was sent yet. `counts`: the balancer and the

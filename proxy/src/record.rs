@@ -10,13 +10,15 @@ use crate::{
     balance::{InFlight, Loaded},
     config::FAILURE_PENALTY,
     endpoint::{Backend, Endpoint},
-    http::{
-        body::{End, Recorder},
-        client::Reusable,
-        headers,
-    },
+    http::{client::Reusable, headers},
     metrics::{Class, Peer},
 };
+
+/// How a stream ended.
+pub enum End<'a> {
+    Complete(Option<&'a HeaderMap>),
+    Broken,
+}
 
 /// What is known when the response's head is there.
 pub struct Record {
@@ -34,8 +36,7 @@ pub struct Record {
 
 struct Outbound {
     backend: Arc<Backend>,
-    endpoint: Arc<Endpoint>,
-    _in_flight: InFlight<Endpoint>,
+    endpoint: InFlight<Endpoint>,
 }
 
 impl Record {
@@ -48,27 +49,14 @@ impl Record {
 
     /// Also tells the balancer.
     #[must_use]
-    pub fn outbound(mut self, backend: Arc<Backend>, endpoint: Arc<Endpoint>, in_flight: InFlight<Endpoint>) -> Self {
-        self.outbound = Some(Outbound { backend, endpoint, _in_flight: in_flight });
+    pub fn outbound(mut self, backend: Arc<Backend>, endpoint: InFlight<Endpoint>) -> Self {
+        self.outbound = Some(Outbound { backend, endpoint });
         self
     }
 
-    /// The stream ended by itself: the breaker learns how.
-    fn finish(&mut self, grpc: Option<u16>, class: Class) {
-        self.done = true;
-        self.peer.response(self.status, grpc, class, self.latency);
-        if let Some(Outbound { backend, endpoint, .. }) = &self.outbound {
-            if is_overloaded(self.status, grpc) {
-                // Healthy, but it wants less: others look better for a while, and nobody is ejected.
-                endpoint.load().observe(FAILURE_PENALTY, Instant::now());
-            }
-            backend.balancer.outcome(endpoint, class == Class::Success, Instant::now());
-        }
-    }
-}
-
-impl Recorder for Record {
-    fn end(mut self: Box<Self>, end: End<'_>) {
+    /// The stream ended: with trailers, without, or it broke. Dropping the record without means that the receiver went
+    /// away first.
+    pub fn end(mut self, end: &End<'_>) {
         match end {
             End::Complete(trailers) => {
                 // gRPC without any status is a broken server: UNKNOWN (2), as gRPC clients see it.
@@ -79,7 +67,23 @@ impl Recorder for Record {
                     connection.done();
                 }
             }
-            End::Broken(_) => self.finish(self.grpc, Class::Failure),
+            End::Broken => self.finish(self.grpc, Class::Failure),
+        }
+    }
+
+    /// The stream ended by itself: the breaker learns how.
+    fn finish(&mut self, grpc: Option<u16>, class: Class) {
+        self.done = true;
+        self.peer.response(self.status, grpc, class, self.latency);
+        if let Some(Outbound { backend, endpoint }) = &self.outbound {
+            if is_overloaded(self.status, grpc) {
+                // Healthy, but it wants less: others look better for a while, and nobody is ejected.
+                endpoint.load().observe(FAILURE_PENALTY, Instant::now());
+            }
+            match class {
+                Class::Success => backend.balancer.succeeded(endpoint),
+                Class::Failure => backend.balancer.outcome(endpoint, false, Instant::now()),
+            }
         }
     }
 }

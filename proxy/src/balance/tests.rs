@@ -73,11 +73,11 @@ async fn a_hung_endpoint_does_not_look_better_with_time() {
         tokio::time::advance(Duration::from_millis(5)).await; // 20 s
         let endpoint = balancer.pick(&[], Instant::now()).unwrap();
         got[endpoint.name] += 1;
-        let waiting = Awaiting::new(endpoint.clone());
+        let waiting = Awaiting::new(endpoint.clone(), Instant::now());
         if Arc::ptr_eq(&endpoint, &hung) {
             held.push(waiting);
         } else {
-            drop(waiting.answered(Instant::now() - FAST));
+            drop(waiting.answered(Instant::now() - FAST, Instant::now()));
         }
     }
     assert!(got[0] <= 5, "{got:?}");

@@ -2,27 +2,26 @@
 //! It sends one request once; whether to try elsewhere is the spine's decision, so a request that certainly was not
 //! sent comes back with the error.
 
-use std::{future::Future, io, net::SocketAddr, sync::Arc};
+use std::{fmt::Display, future::Future, io, net::SocketAddr, sync::Arc};
 
 use http::{
     HeaderValue, Method, Request, Response,
     header::{CONTENT_LENGTH, TRANSFER_ENCODING},
 };
 use http_body::Body as _;
-use hyper::{
-    body::Incoming,
-    client::conn::{TrySendError, http1, http2},
-};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use lacewing_identity::{Refusal, RefusalKind};
 use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
-use super::{body::Body, flood::Guarded};
+use super::{
+    body::{Body, Broke},
+    multiplexed::{NotSent, Open},
+};
 use crate::{
     config::{
-        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, INTERIM_MAX, PEER_CONNECTION_WINDOW,
-        PEER_PING_INTERVAL, PING_TIMEOUT, SEND_BUFFER, STREAM_WINDOW,
+        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, INTERIM_MAX, PEER_PING_INTERVAL,
     },
     error::Error,
     metrics::Peer,
@@ -57,8 +56,8 @@ enum Slot {
     #[default]
     Empty,
     /// A task opens it; everybody who needs it waits for the same outcome.
-    Opening(watch::Receiver<Option<Result<http2::SendRequest<Body>, Error>>>),
-    Open(http2::SendRequest<Body>),
+    Opening(watch::Receiver<Option<Result<Open, Error>>>),
+    Open(Open),
 }
 
 /// A request that was not answered, and the request itself if it was certainly not sent.
@@ -69,7 +68,7 @@ pub struct Failed {
 
 /// An answer; with HTTP/1, also what gives the connection back once the answer's body was read.
 pub struct Answered {
-    pub response: Response<Incoming>,
+    pub response: Response<Body>,
     /// When the request went out, connecting not included.
     pub sent: Instant,
     pub connection: Option<Reusable>,
@@ -125,13 +124,16 @@ impl Client {
                         return Err(Box::new(Failed { error, unsent: None }));
                     }
                     let connection = Some(Reusable { client: self.clone(), sender });
-                    return Ok(Answered { response, sent, connection });
+                    return Ok(Answered { response: response.map(Body::http1), sent, connection });
                 }
                 // The peer closed an idle connection: that says nothing about the peer. Take another.
-                Err(error) => match unsent(error, self.transport.addr) {
-                    (_, Some(back)) if reused => request = back,
-                    (error, unsent) => return Err(Box::new(Failed { error, unsent })),
-                },
+                Err(mut error) => {
+                    let back = error.take_message();
+                    match unsent(classify(error.into_error(), self.transport.addr), back) {
+                        (_, Some(back)) if reused => request = back,
+                        (error, unsent) => return Err(Box::new(Failed { error, unsent })),
+                    }
+                }
             }
         }
     }
@@ -162,28 +164,30 @@ impl Client {
 
     async fn send_http2(self: &Arc<Self>, mut request: Request<Body>, alpn: Alpn) -> Result<Answered, Box<Failed>> {
         loop {
-            let (mut sender, reused) = match self.http2_connection(alpn).await {
+            let (open, reused) = match self.http2_connection(alpn).await {
                 Ok(connection) => connection,
                 Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
             };
             let sent = Instant::now();
-            match sender.try_send_request(request).await {
+            match open.send(request).await {
                 Ok(response) => return Ok(Answered { response, sent, connection: None }),
                 // The connection went away while it was idle: that says nothing about the peer. Open another.
-                Err(error) => match unsent(error, self.transport.addr) {
-                    (_, Some(back)) if reused => request = back,
-                    (error, unsent) => return Err(Box::new(Failed { error, unsent })),
-                },
+                Err(NotSent { error, request: back }) => {
+                    match unsent(classify_http2(error, self.transport.addr), back) {
+                        (_, Some(back)) if reused => request = back,
+                        (error, unsent) => return Err(Box::new(Failed { error, unsent })),
+                    }
+                }
             }
         }
     }
 
     /// The open connection, or a new one; and whether it was open before.
-    async fn http2_connection(self: &Arc<Self>, alpn: Alpn) -> Result<(http2::SendRequest<Body>, bool), Error> {
+    async fn http2_connection(self: &Arc<Self>, alpn: Alpn) -> Result<(Open, bool), Error> {
         let mut opening = {
             let mut slot = self.multiplexed(alpn).0.lock();
             match &*slot {
-                Slot::Open(sender) if !sender.is_closed() => return Ok((sender.clone(), true)),
+                Slot::Open(open) if !open.is_closed() => return Ok((open.clone(), true)),
                 Slot::Opening(outcome) if outcome.has_changed().is_ok() => outcome.clone(),
                 _ => {
                     let (tell, outcome) = watch::channel(None);
@@ -195,45 +199,32 @@ impl Client {
             }
         };
         match opening.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(Ok(sender))) => Ok((sender.clone(), false)),
+            Ok(Some(Ok(open))) => Ok((open.clone(), false)),
             Ok(Some(Err(error))) => Err(error.shared()),
             Ok(None) | Err(_) => Err(self.connect_failed("the attempt was abandoned")),
         }
     }
 
-    async fn open_http2(
-        self: Arc<Self>,
-        alpn: Alpn,
-        tell: watch::Sender<Option<Result<http2::SendRequest<Body>, Error>>>,
-    ) {
+    async fn open_http2(self: Arc<Self>, alpn: Alpn, tell: watch::Sender<Option<Result<Open, Error>>>) {
         let outcome = self.handshake_http2(alpn).await;
         let mut slot = self.multiplexed(alpn).0.lock();
-        *slot = outcome.as_ref().map_or(Slot::Empty, |sender| Slot::Open(sender.clone()));
+        *slot = outcome.as_ref().map_or(Slot::Empty, |open| Slot::Open(open.clone()));
         drop(slot);
         tell.send_replace(Some(outcome));
     }
 
-    async fn handshake_http2(&self, alpn: Alpn) -> Result<http2::SendRequest<Body>, Error> {
+    async fn handshake_http2(&self, alpn: Alpn) -> Result<Open, Error> {
         let io = self.transport.connect(alpn).await?;
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(PEER_CONNECTION_WINDOW)
-            .max_header_list_size(HEADER_LIST_MAX)
-            .max_send_buf_size(SEND_BUFFER);
-        // Only our own kind: a gRPC server closes connections with more pings than it likes.
-        if self.transport.peer.is_some() {
-            builder.keep_alive_interval(PEER_PING_INTERVAL).keep_alive_timeout(PING_TIMEOUT);
-        }
-        let handshake = builder.handshake(TokioIo::new(Guarded::client(io))).await;
-        let (sender, connection) = handshake.map_err(|error| self.connect_failed(&error.to_string()))?;
+        // Only our own kind is asked: a gRPC server closes connections with more pings than it likes.
+        let silence = self.transport.peer.is_some().then_some(PEER_PING_INTERVAL);
+        let handshake = Open::handshake(io, silence).await;
+        let (open, connection) = handshake.map_err(|error| self.connect_failed(&error.to_string()))?;
         self.drive(connection);
-        Ok(sender)
+        Ok(open)
     }
 
     /// Keeps a connection going until it ends, and counted for as long.
-    fn drive(&self, connection: impl Future<Output = Result<(), hyper::Error>> + Send + 'static) {
+    fn drive<E: Display>(&self, connection: impl Future<Output = Result<(), E>> + Send + 'static) {
         let open = self.numbers.as_ref().map(Peer::connection);
         tokio::spawn(async move {
             let _open = open;
@@ -304,10 +295,9 @@ impl Reusable {
     }
 }
 
-/// Sorts out what a failed send means: the error, and the request if it was certainly not sent.
-fn unsent(mut error: TrySendError<Request<Body>>, addr: SocketAddr) -> (Error, Option<Request<Body>>) {
-    let back = error.take_message();
-    match (classify(error.into_error(), addr), back) {
+/// What a failed send means: the error, and the request if it was certainly not sent.
+fn unsent(error: Error, back: Option<Request<Body>>) -> (Error, Option<Request<Body>>) {
+    match (error, back) {
         (Error::Broken(_), Some(back)) => (Error::Refused, Some(back)),
         (error, back) => (error, back),
     }
@@ -316,28 +306,29 @@ fn unsent(mut error: TrySendError<Request<Body>>, addr: SocketAddr) -> (Error, O
 /// What an error of hyper's client says about the request.
 fn classify(error: hyper::Error, addr: SocketAddr) -> Error {
     let source = std::error::Error::source(&error);
-    if let Some(reset) = source.and_then(|source| source.downcast_ref::<h2::Error>()) {
-        match reset.reason() {
-            Some(h2::Reason::REFUSED_STREAM) if reset.is_remote() => return Error::Refused,
-            // A peer that goes away ends only the streams that it did not begin to process (RFC 9113, 6.8).
-            Some(h2::Reason::NO_ERROR) if reset.is_remote() && reset.is_go_away() => return Error::Refused,
-            // By the app, or by the proxy before it on the app's behalf.
-            Some(reason) if reset.is_remote() && reset.is_reset() => return Error::Reset(reason),
-            // Reset by hyper, because the body that it was to send broke off.
-            _ if reset.is_reset() && !reset.is_remote() && !reset.is_library() => return Error::ClientBody(error),
-            _ => {}
-        }
-        if let Some(io) = reset.get_io()
-            && let Some(refusal) = refused_us(io)
-        {
-            return Error::Handshake { addr, refusal };
-        }
-    }
     if let Some(refusal) = source.and_then(|source| source.downcast_ref::<io::Error>()).and_then(refused_us) {
         return Error::Handshake { addr, refusal };
     }
-    let body_broke = error.is_user() && source.is_some_and(<dyn std::error::Error>::is::<hyper::Error>);
-    if body_broke { Error::ClientBody(error) } else { Error::Broken(error) }
+    let body_broke = error.is_user() && source.is_some_and(<dyn std::error::Error>::is::<Broke>);
+    if body_broke { Error::ClientBody(error.into()) } else { Error::Broken(error.into()) }
+}
+
+/// The same of h2's.
+fn classify_http2(error: h2::Error, addr: SocketAddr) -> Error {
+    match error.reason() {
+        Some(h2::Reason::REFUSED_STREAM) if error.is_remote() => return Error::Refused,
+        // A peer that goes away ends only the streams that it did not begin to process (RFC 9113, 6.8).
+        Some(h2::Reason::NO_ERROR) if error.is_remote() && error.is_go_away() => return Error::Refused,
+        // By the app, or by the proxy before it on the app's behalf.
+        Some(reason) if error.is_remote() && error.is_reset() => return Error::Reset(reason),
+        // Reset by us, because the body that we were to send broke off.
+        _ if error.is_reset() && !error.is_remote() && !error.is_library() => return Error::ClientBody(error.into()),
+        _ => {}
+    }
+    match error.get_io().and_then(refused_us) {
+        Some(refusal) => Error::Handshake { addr, refusal },
+        None => Error::Broken(error.into()),
+    }
 }
 
 /// With TLS 1.3 a client learns only by its first read that its certificate was refused: then nothing was processed.

@@ -15,7 +15,10 @@ use tokio::{
     time::Instant,
 };
 
-use super::patience::{Cut, Verdict};
+use super::{
+    patience::{Cut, Verdict},
+    pulse::Pulse,
+};
 use crate::{
     config::{CONTROL_CREDIT_FRAME, CONTROL_CREDIT_MAX, CONTROL_FRAMES_MAX, CONTROL_FRAMES_WINDOW},
     detect::PREFACE,
@@ -36,22 +39,23 @@ pub struct Guarded<I> {
     /// The latest stream that the peer opened.
     last_stream: [u8; 4],
     verdict: Verdict,
+    pulse: Pulse,
 }
 
 impl<I> Guarded<I> {
     /// A connection that a client opened; its preface is still to be read. `verdict` learns why it was cut.
-    pub fn server(io: I, verdict: Verdict) -> Self {
-        Self::new(io, verdict, PREFACE.len(), 0)
+    pub fn server(io: I, verdict: Verdict, pulse: Pulse) -> Self {
+        Self::new(io, verdict, pulse, PREFACE.len(), 0)
     }
 
     /// A connection that we opened; our preface is still to be written.
-    pub fn client(io: I) -> Self {
-        Self::new(io, Verdict::default(), 0, PREFACE.len())
+    pub fn client(io: I, pulse: Pulse) -> Self {
+        Self::new(io, Verdict::default(), pulse, 0, PREFACE.len())
     }
 
-    fn new(io: I, verdict: Verdict, unread: usize, unwritten: usize) -> Self {
+    fn new(io: I, verdict: Verdict, pulse: Pulse, unread: usize, unwritten: usize) -> Self {
         let (read, written) = (Frames::after(unread), Frames::after(unwritten));
-        Self { io, read, written, allowance: Allowance::default(), last_stream: [0; 4], verdict }
+        Self { io, read, written, allowance: Allowance::default(), last_stream: [0; 4], verdict, pulse }
     }
 
     /// Whether what was read is still within the allowance.
@@ -102,6 +106,9 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            self.pulse.beat();
+        }
         if self.take_in(&buf.filled()[before..]) {
             return polled;
         }
@@ -299,7 +306,7 @@ mod tests {
     fn served() -> (DuplexStream, Guarded<DuplexStream>, Verdict) {
         let (client, server) = duplex(4 * 1024 * 1024);
         let verdict = Verdict::default();
-        (client, Guarded::server(server, verdict.clone()), verdict)
+        (client, Guarded::server(server, verdict.clone(), Pulse::default()), verdict)
     }
 
     /// Sends `frames` once and says how many bytes of them came through, and what the client got.

@@ -1,28 +1,27 @@
 //! How long an HTTP/1 client may take: [`KEEP_ALIVE_TIMEOUT`] to begin its next request, then [`HEAD_TIMEOUT`] to finish
-//! the head, and never [`BODY_IDLE`] without a byte of a body that somebody waits for. hyper has one timer for the first
-//! two, so an idle connection would live no longer than a slow head may take, and none for the third; here its timer is
-//! told when the first byte came. Also: the [`Verdict`] by which a connection's end says that we cut it, and why.
+//! the head, and never [`BODY_IDLE`] without a byte of a body that somebody waits for; and when its connection is idle for
+//! long enough to be parked. The connection's parts leave marks as they work, and once in [`LOOK_INTERVAL`] somebody looks
+//! at them: requests read no clock and set no timer. Also: the [`Verdict`] by which a connection's end says that we cut it,
+//! and why.
 
 use std::{
-    future::Future,
     io,
     pin::Pin,
-    sync::{Arc, OnceLock},
-    task::{Context, Poll},
-    time::{Duration, Instant},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
 };
 
-use hyper::rt::{Sleep, Timer};
-use parking_lot::Mutex;
+use bytes::{Buf, Bytes};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    time,
+    time::Instant,
 };
 
-use crate::{
-    config::{BODY_IDLE, HEAD_TIMEOUT, KEEP_ALIVE_TIMEOUT},
-    tls::forward_writes,
-};
+use super::strict::Strict;
+use crate::config::{BODY_IDLE, HEAD_TIMEOUT, KEEP_ALIVE_TIMEOUT, PARK_AFTER, WAKING_BYTES};
 
 /// Why we end a connection before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,133 +59,204 @@ impl Verdict {
     }
 }
 
-/// What a connection's parts tell each other.
+/// What a connection's parts leave for who looks.
 #[derive(Default)]
-struct Told {
-    /// When the first byte came since hyper's timer was last set.
-    first_byte: Option<time::Instant>,
-    /// Somebody waits for the request's body, and how long there was no byte.
-    body_wanted: Option<time::Instant>,
+pub struct Marks {
+    /// Bytes came since the last look.
+    came: AtomicBool,
+    /// A request was read since the last look.
+    asked: AtomicBool,
+    /// Something of the next request has come, and not all.
+    within: AtomicBool,
+    /// All that was written has left.
+    flushed: AtomicBool,
+    /// Somebody waits for a request's body.
+    body_wanted: AtomicBool,
+    /// The client was too slow with it.
+    cut: AtomicBool,
 }
 
-type Shared = Arc<Mutex<Told>>;
-
-/// hyper's timer for one connection.
-pub struct Patience(Shared);
-
-/// The connection, watched for first bytes and for silence within a body.
-pub struct Watched<I> {
-    io: I,
-    told: Shared,
-    verdict: Verdict,
-    timer: Option<Pin<Box<time::Sleep>>>,
-}
-
-/// Goes with a request as an extension: tells the connection when somebody waits for the request's body.
+/// While one is held, a request is being served. Tells when somebody waits for the request's body.
 #[derive(Clone)]
-pub struct Reading(Shared);
+pub struct Turn(Arc<Marks>);
 
-/// A timer and the connection that it goes with, and what its requests' bodies need.
-pub fn patience<I>(io: I, verdict: Verdict) -> (Patience, Watched<I>, Reading) {
-    let told = Shared::default();
-    (Patience(told.clone()), Watched { io, told: told.clone(), verdict, timer: None }, Reading(told))
-}
+impl Turn {
+    /// A request was read.
+    pub fn begins(marks: &Arc<Marks>) -> Self {
+        marks.asked.store(true, Relaxed);
+        Self(marks.clone())
+    }
 
-impl Reading {
     pub fn waits(&self, waits: bool) {
-        let mut told = self.0.lock();
-        if !waits {
-            told.body_wanted = None;
-        } else if told.body_wanted.is_none() {
-            told.body_wanted = Some(time::Instant::now());
+        self.0.body_wanted.store(waits, Relaxed);
+    }
+}
+
+/// Holders of [`Marks`] while no request is served: the connection and who serves it.
+const AT_REST: usize = 2;
+
+/// How a connection looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Looks {
+    Busy,
+    SilentBody,
+    Head,
+    /// The client does not take its answer.
+    Unread,
+    Idle,
+}
+
+/// What is to be done about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    Wait,
+    /// It needs nothing but its socket.
+    Park,
+    /// Close it.
+    End,
+}
+
+/// What was seen at the last look.
+#[derive(Default)]
+pub struct Patience(Option<(Looks, Instant)>);
+
+impl Patience {
+    /// Looks at a connection's marks; at most [`LOOK_INTERVAL`](crate::config::LOOK_INTERVAL) later than a time was over.
+    pub fn look(&mut self, marks: &Arc<Marks>, now: Instant) -> Advice {
+        let (came, asked) = (marks.came.swap(false, Relaxed), marks.asked.swap(false, Relaxed));
+        let looks = if marks.body_wanted.load(Relaxed) && !came {
+            Looks::SilentBody
+        } else if Arc::strong_count(marks) > AT_REST {
+            Looks::Busy
+        } else if marks.within.load(Relaxed) {
+            Looks::Head
+        } else if !marks.flushed.load(Relaxed) {
+            Looks::Unread
+        } else {
+            Looks::Idle
+        };
+        let since = match self.0 {
+            Some((before, since)) if before == looks && !asked => since,
+            _ => now,
+        };
+        self.0 = Some((looks, since));
+        let lasted = now.saturating_duration_since(since);
+        match looks {
+            Looks::SilentBody if lasted >= BODY_IDLE => {
+                marks.cut.store(true, Relaxed);
+                Advice::Wait
+            }
+            Looks::Head if lasted >= HEAD_TIMEOUT => Advice::End,
+            Looks::Unread if lasted >= KEEP_ALIVE_TIMEOUT => Advice::End,
+            Looks::Idle if lasted >= PARK_AFTER => Advice::Park,
+            _ => Advice::Wait,
         }
     }
 }
 
-impl Timer for Patience {
-    fn sleep(&self, _: Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(Instant::now())
-    }
-
-    /// hyper asks when it begins to wait for a head; how long that may take is decided here.
-    fn sleep_until(&self, _: Instant) -> Pin<Box<dyn Sleep>> {
-        self.0.lock().first_byte = None;
-        let timer = Box::pin(time::sleep(KEEP_ALIVE_TIMEOUT));
-        Box::pin(Waiting { timer, told: self.0.clone(), head_began: false })
-    }
-}
-
-struct Waiting {
-    timer: Pin<Box<time::Sleep>>,
-    told: Shared,
-    /// The timer is set for the end of the head.
-    head_began: bool,
-}
-
-impl Sleep for Waiting {}
-
-impl Future for Waiting {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let first_byte = self.told.lock().first_byte;
-        if let (Some(began), false) = (first_byte, self.head_began) {
-            self.head_began = true;
-            self.timer.as_mut().reset(began + HEAD_TIMEOUT);
-        }
-        self.timer.as_mut().poll(cx)
-    }
+/// The connection, watched.
+pub struct Watched<I> {
+    io: Strict<I>,
+    /// Read already.
+    first: Bytes,
+    marks: Arc<Marks>,
+    verdict: Verdict,
 }
 
 impl<I> Watched<I> {
-    /// Nothing came, and somebody waits since then: for how much longer?
-    fn silent(&mut self, since: time::Instant, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let deadline = since + BODY_IDLE;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(time::sleep_until(deadline)));
-        if timer.deadline() != deadline {
-            timer.as_mut().reset(deadline);
+    pub fn new(io: Strict<I>, marks: Arc<Marks>, verdict: Verdict) -> Self {
+        Self { io, first: Bytes::new(), marks, verdict }
+    }
+
+    /// What was read and not looked at.
+    pub fn give_back(&mut self, first: Bytes) {
+        self.first = first;
+    }
+}
+
+impl<I: AsyncRead + Unpin> Watched<I> {
+    /// Waits for bytes and holds nothing meanwhile. `false`: the client has left.
+    pub fn poll_woken(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        if !self.first.is_empty() {
+            return Poll::Ready(true);
         }
-        timer.as_mut().poll(cx).map(|()| Err(self.verdict.cut(Cut::SlowBody)))
+        let mut space = [0; WAKING_BYTES];
+        let mut buf = ReadBuf::new(&mut space);
+        let read = ready!(Pin::new(&mut *self).poll_read(cx, &mut buf));
+        self.first = Bytes::copy_from_slice(buf.filled());
+        Poll::Ready(read.is_ok() && !self.first.is_empty())
     }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Watched<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        let polled = Pin::new(&mut self.io).poll_read(cx, buf);
-        let mut told = self.told.lock();
-        if buf.filled().len() > before {
-            if told.first_byte.is_none() || told.body_wanted.is_some() {
-                let now = time::Instant::now();
-                told.first_byte.get_or_insert(now);
-                if let Some(since) = told.body_wanted.as_mut() {
-                    *since = now;
-                }
+        let this = &mut *self;
+        if !this.first.is_empty() {
+            let n = this.first.len().min(buf.remaining());
+            buf.put_slice(&this.first[..n]);
+            this.first.advance(n);
+            if this.first.is_empty() {
+                this.first = Bytes::new(); // gives the buffer back
             }
-            return polled;
+            return Poll::Ready(Ok(()));
         }
-        let wanted = told.body_wanted;
-        drop(told);
-        match wanted {
-            Some(since) if polled.is_pending() => self.silent(since, cx),
-            _ => polled,
+        let before = buf.filled().len();
+        let polled = Pin::new(&mut this.io).poll_read(cx, buf);
+        this.marks.within.store(!this.io.is_between(), Relaxed);
+        if buf.filled().len() > before {
+            this.marks.came.store(true, Relaxed);
+        } else if polled.is_pending() && this.marks.cut.load(Relaxed) {
+            return Poll::Ready(Err(this.verdict.cut(Cut::SlowBody)));
         }
+        polled
     }
 }
 
-forward_writes!([<I: AsyncWrite + Unpin>] Watched<I>, |this| Pin::new(&mut this.io));
+impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.marks.flushed.store(false, Relaxed);
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    /// hyper flushes only when it has written all that it has.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let polled = Pin::new(&mut self.io).poll_flush(cx);
+        self.marks.flushed.store(polled.is_ready(), Relaxed);
+        polled
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.marks.flushed.store(false, Relaxed);
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+}
 
 #[cfg(test)]
 mod tests {
-    use std::{convert::Infallible, future::poll_fn};
+    use std::{future::poll_fn, time::Duration};
 
     use http::{Request, Response};
     use http_body::Body as _;
-    use hyper::body::Incoming;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
+        time,
+    };
 
     use super::*;
     use crate::{
+        config::LOOK_INTERVAL,
         http::{
             body::Body,
             server::{Ended, serve_http1},
@@ -197,7 +267,7 @@ mod tests {
     /// Serves one end of a pipe, gives the other.
     fn client(drain: &Drain) -> DuplexStream {
         let (client, server) = tokio::io::duplex(4096);
-        let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Body::full("hello"))) };
+        let answer = |_: Request<Body>| async { Ok(Response::new(Body::full("hello"))) };
         tokio::spawn(serve_http1(server, drain.handle(), answer));
         client
     }
@@ -205,14 +275,13 @@ mod tests {
     /// The same, with a handler that reads the request's body to its end first, and how the connection ended.
     fn reader(drain: &Drain, think: Duration) -> (DuplexStream, tokio::task::JoinHandle<Result<(), Ended>>) {
         let (client, server) = tokio::io::duplex(4096);
-        let answer = move |incoming: Request<Incoming>| async move {
-            let (mut head, body) = incoming.into_parts();
-            let mut body = Body::from_client(&mut head, body);
+        let answer = move |incoming: Request<Body>| async move {
+            let mut body = incoming.into_body();
             while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-                frame?;
+                frame.map_err(|broke| broke.reason())?;
             }
             time::sleep(think).await;
-            Ok::<_, hyper::Error>(Response::new(Body::full("hello")))
+            Ok(Response::new(Body::full("hello")))
         };
         (client, tokio::spawn(serve_http1(server, drain.handle(), answer)))
     }
@@ -273,7 +342,7 @@ mod tests {
                 client.write_all(byte).await.unwrap();
             }
             let lived = closed(&mut client).await;
-            assert!(lived >= BODY_IDLE && lived < BODY_IDLE + Duration::from_secs(1), "{head}: {lived:?}");
+            assert!(lived >= BODY_IDLE && lived < BODY_IDLE + LOOK_INTERVAL * 3, "{head}: {lived:?}");
             assert!(matches!(served.await.unwrap(), Err(Ended::Cut(Cut::SlowBody))), "{head}");
         }
     }
@@ -295,11 +364,10 @@ mod tests {
     async fn a_body_that_nobody_reads_may_wait() {
         let drain = Drain::default();
         let (mut client, server) = tokio::io::duplex(1 << 20);
-        let answer = |incoming: Request<Incoming>| async move {
-            let (mut head, body) = incoming.into_parts();
-            let _unread = Body::from_client(&mut head, body);
+        let answer = |incoming: Request<Body>| async move {
+            let _unread = incoming.into_body();
             time::sleep(BODY_IDLE * 3).await;
-            Ok::<_, Infallible>(Response::new(Body::full("hello")))
+            Ok(Response::new(Body::full("hello")))
         };
         tokio::spawn(serve_http1(server, drain.handle(), answer));
         client.write_all(b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 900000\r\n\r\nab").await.unwrap();

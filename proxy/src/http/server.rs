@@ -1,33 +1,38 @@
-//! Serves HTTP on one connection: hyper's state machine with our limits; each request goes to the spine. When the
-//! proxy drains, the connection says so (GOAWAY, `connection: close`) and ends after the requests that it has.
+//! Serves HTTP on one connection, within our limits: HTTP/1 by hyper's state machine, HTTP/2 by h2 itself; each request
+//! goes to the spine. When the proxy drains, the connection says so (GOAWAY, `connection: close`) and ends after the
+//! requests that it has. An HTTP/1 connection that is idle is parked: it keeps its socket and gives everything else back.
 
-use std::{error::Error as StdError, fmt::Write, future::Future, pin::pin};
+use std::{
+    fmt::Write,
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::Arc,
+};
 
 use bytes::Bytes;
-use http::{HeaderValue, Request, Response, StatusCode, header};
-use hyper::{
-    body::{Body as _, Incoming},
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use h2::{Reason, server::SendResponse};
+use http::{HeaderValue, Request, Response, StatusCode, Version, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncRead, AsyncWrite, AsyncWriteExt},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout},
 };
 
 use super::{
-    body::Body,
+    body::{Body, Broke},
     flood::Guarded,
     headers,
-    patience::{Cut, Verdict, patience},
-    stalled,
+    patience::{Advice, Cut, Marks, Patience, Turn, Verdict, Watched},
+    pulse::Pulse,
+    pump::pump,
     strict::{Strict, Told},
 };
 use crate::{
     config::{
-        CONNECTION_WINDOW, FIRST_REQUEST_GRACE, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, PING_INTERVAL,
-        PING_TIMEOUT, RESETS_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX, STREAMS_MAX_UNKNOWN,
+        CONNECTION_WINDOW, FIRST_REQUEST_GRACE, HEAD_TIMEOUT, HEADER_FIELDS_MAX, HEADER_LIST_MAX, KEEP_ALIVE_TIMEOUT,
+        LOOK_INTERVAL, NO_PROGRESS, PING_INTERVAL, RESETS_MAX, SEND_BUFFER, STREAM_WINDOW, STREAMS_MAX,
+        STREAMS_MAX_UNKNOWN,
     },
     error::Error,
     listen::Draining,
@@ -41,7 +46,7 @@ pub enum Ended {
     /// We refused a request's head: why.
     Refused(&'static str),
     /// It broke, or the client broke the protocol.
-    Broke(hyper::Error),
+    Broke(Broke),
 }
 
 /// Serves HTTP/1 until the client is done or the proxy stops. While the proxy is only leaving, answers say `connection:
@@ -49,50 +54,74 @@ pub enum Ended {
 ///
 /// # Errors
 /// The connection was cut or broke, or the client broke the protocol.
-pub async fn serve_http1<I, H, F, E>(io: I, mut draining: Draining, handler: H) -> Result<(), Ended>
+pub async fn serve_http1<I, H, F>(io: I, mut draining: Draining, handler: H) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<Body>, E>>,
-    E: Into<Box<dyn StdError + Send + Sync>>,
+    H: Fn(Request<Body>) -> F,
+    F: Future<Output = Result<Response<Body>, h2::Error>>,
 {
     let born = Instant::now();
-    let verdict = Verdict::default();
-    let told = Told::default();
-    let (timer, io, reading) = patience(Strict::new(io, told.clone()), verdict.clone());
-    let service = service_fn(|mut request: Request<Incoming>| {
-        if !request.body().is_end_stream() {
-            request.extensions_mut().insert(reading.clone());
-        }
+    let (verdict, told, marks) = (Verdict::default(), Told::default(), Arc::<Marks>::default());
+    let service = service_fn(|request: Request<Incoming>| {
+        let turn = Turn::begins(&marks);
         let asked = told.asked(&request);
-        let answer = handler(request);
+        let answer = handler(request.map(|body| Body::from_client(body, &turn)));
         async move {
             let answer = answer.await;
             if let Some(asked) = asked {
                 asked.answered(answer.as_ref().ok().map(Response::status));
             }
-            answer
+            answer.map(|response| response.map(|body| body.in_turn(turn)))
         }
     });
-    let connection = http1::Builder::new()
-        .timer(timer)
-        .header_read_timeout(HEAD_TIMEOUT)
-        .max_headers(HEADER_FIELDS_MAX)
-        .max_header_size(HEADER_LIST_MAX as usize)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
-    let mut connection = pin!(connection);
-    let stopped = tokio::select! {
-        ended = &mut connection => return understood(ended, &verdict, &told),
-        () = draining.stopping() => Instant::now(),
-    };
-    // hyper closes a connection on which nothing came yet at once: a client that has just connected would lose its request.
-    let grace = FIRST_REQUEST_GRACE.saturating_sub(stopped - born);
-    if let Ok(ended) = timeout(grace, connection.as_mut()).await {
-        return understood(ended, &verdict, &told);
+    let mut io = Watched::new(Strict::new(io, told.clone()), marks.clone(), verdict.clone());
+    let (mut patience, mut look) = (Patience::default(), pin!(sleep(LOOK_INTERVAL)));
+    let mut stopping = pin!(draining.stopping());
+    loop {
+        // In a box of its own, which an idle connection gives back.
+        let connection = http1::Builder::new()
+            .header_read_timeout(None)
+            .max_headers(HEADER_FIELDS_MAX)
+            .max_header_size(HEADER_LIST_MAX as usize)
+            .serve_connection(TokioIo::new(io), &service);
+        let mut connection = Box::new(connection.with_upgrades());
+        loop {
+            tokio::select! {
+                biased;
+                ended = &mut connection => return understood(ended, &verdict, &told),
+                () = &mut look => look.as_mut().reset(Instant::now() + LOOK_INTERVAL),
+                () = &mut stopping => {
+                    // hyper closes a connection on which nothing came yet at once: a client that has just connected would
+                    // lose its request.
+                    let grace = FIRST_REQUEST_GRACE.saturating_sub(born.elapsed());
+                    if let Ok(ended) = timeout(grace, &mut connection).await {
+                        return understood(ended, &verdict, &told);
+                    }
+                    Pin::new(&mut *connection).graceful_shutdown();
+                    return understood(connection.await, &verdict, &told);
+                }
+            }
+            match patience.look(&marks, Instant::now()) {
+                Advice::Wait => {}
+                Advice::End => return Ok(()),
+                Advice::Park => break,
+            }
+        }
+        let Some(parts) = connection.into_parts() else { return Ok(()) };
+        io = parts.io.into_inner();
+        io.give_back(parts.read_buf);
+        look.as_mut().reset(Instant::now() + KEEP_ALIVE_TIMEOUT);
+        let woken = tokio::select! {
+            biased;
+            woken = poll_fn(|cx| io.poll_woken(cx)) => woken,
+            () = &mut look => false,
+            () = &mut stopping => false,
+        };
+        if !woken {
+            return judged(Ok(()), &verdict);
+        }
+        look.as_mut().reset(Instant::now() + LOOK_INTERVAL);
     }
-    connection.as_mut().graceful_shutdown();
-    understood(connection.await, &verdict, &told)
 }
 
 /// What an HTTP/2 client may do.
@@ -117,43 +146,84 @@ impl Allowed {
 ///
 /// # Errors
 /// The connection was cut or broke, or the client broke the protocol.
-pub async fn serve_http2<I, H, F, E>(io: I, allowed: Allowed, mut draining: Draining, handler: H) -> Result<(), Ended>
+pub async fn serve_http2<I, H, F>(io: I, allowed: Allowed, mut draining: Draining, handler: H) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<Body>, E>> + Send + 'static,
-    E: Into<Box<dyn StdError + Send + Sync>>,
+    H: Fn(Request<Body>) -> F,
+    F: Future<Output = Result<Response<Body>, h2::Error>> + Send + 'static,
 {
-    let verdict = Verdict::default();
-    let io = Guarded::server(io, verdict.clone());
-    let service = service_fn(move |request| {
-        let answer = handler(request);
-        async move { answer.await.map(|response| response.map(stalled::Told::new)) }
-    });
-    let connection = http2::Builder::new(stalled::Streams)
-        .timer(TokioTimer::new())
+    let (verdict, pulse) = (Verdict::default(), Pulse::default());
+    let mut builder = h2::server::Builder::new();
+    builder
         .max_concurrent_streams(allowed.streams)
         .max_pending_accept_reset_streams(allowed.resets)
         .max_header_list_size(HEADER_LIST_MAX)
-        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(SEND_BUFFER)
-        .keep_alive_interval(PING_INTERVAL)
-        .keep_alive_timeout(PING_TIMEOUT)
-        .serve_connection(TokioIo::new(io), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = &mut connection => ended,
-        () = draining.started() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
+        .max_send_buffer_size(SEND_BUFFER);
+    let handshake = builder.handshake(Guarded::server(io, verdict.clone(), pulse.clone()));
+    let mut connection = match timeout(HEAD_TIMEOUT, handshake).await {
+        Ok(Ok(connection)) => connection,
+        Ok(Err(error)) => return judged(Err(error.into()), &verdict),
+        Err(_) => return Ok(()),
     };
-    judged(ended, &verdict)
+    // h2 gives it once, and this is the once.
+    let Some(pings) = connection.ping_pong() else { return Ok(()) };
+    let mut dead = pin!(pulse.stops(pings, PING_INTERVAL, || true));
+    let mut leaving = pin!(draining.started());
+    let mut left = false;
+    loop {
+        tokio::select! {
+            biased;
+            accepted = connection.accept() => match accepted {
+                Some(Ok((request, respond))) => {
+                    tokio::spawn(stream(handler(request.map(Body::http2)), respond));
+                }
+                Some(Err(error)) => return judged(Err(error.into()), &verdict),
+                None => return judged(Ok(()), &verdict),
+            },
+            () = &mut leaving, if !left => {
+                left = true;
+                connection.graceful_shutdown();
+            }
+            () = &mut dead => {
+                tracing::debug!("an HTTP/2 client did not answer a ping");
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Answers one request, unless the client takes it back.
+async fn stream<F>(answer: F, mut respond: SendResponse<Bytes>)
+where
+    F: Future<Output = Result<Response<Body>, h2::Error>>,
+{
+    let mut answer = pin!(answer);
+    let answered = tokio::select! {
+        biased;
+        answered = &mut answer => answered,
+        _ = poll_fn(|cx| respond.poll_reset(cx)) => return,
+    };
+    let response = match answered {
+        Ok(response) => response,
+        Err(error) => return respond.send_reset(error.reason().unwrap_or(Reason::INTERNAL_ERROR)),
+    };
+    let (head, body) = response.into_parts();
+    let empty = http_body::Body::is_end_stream(&body);
+    match respond.send_response(Response::from_parts(head, ()), empty) {
+        Ok(to) if !empty => pump(body, to, NO_PROGRESS).await,
+        Ok(_) => {}
+        // Fields that HTTP/2 does not have, or a client that is gone.
+        Err(error) => {
+            tracing::debug!(%error, "an answer could not be sent");
+            respond.send_reset(Reason::INTERNAL_ERROR);
+        }
+    }
 }
 
 /// If we cut it, that is why it ended, whatever hyper makes of it.
-fn judged(ended: Result<(), hyper::Error>, verdict: &Verdict) -> Result<(), Ended> {
+fn judged(ended: Result<(), Broke>, verdict: &Verdict) -> Result<(), Ended> {
     match verdict.get() {
         Some(cut) => Err(Ended::Cut(cut)),
         None => ended.map_err(Ended::Broke),
@@ -164,7 +234,7 @@ fn judged(ended: Result<(), hyper::Error>, verdict: &Verdict) -> Result<(), Ende
 fn understood(ended: Result<(), hyper::Error>, verdict: &Verdict, told: &Told) -> Result<(), Ended> {
     match (ended, told.fault()) {
         (Err(error), Some(why)) if error.is_parse() => Err(Ended::Refused(why)),
-        (ended, _) => judged(ended, verdict),
+        (ended, _) => judged(ended.map_err(Broke::Http1), verdict),
     }
 }
 
@@ -177,10 +247,12 @@ pub fn ended(ended: Result<(), Ended>) -> Result<(), Error> {
     match ended {
         Err(Ended::Cut(cut)) => Err(Error::Cut(cut)),
         Err(Ended::Refused(why)) => Err(Error::BadRequest(why)),
-        Err(Ended::Broke(error)) if error.is_parse_too_large() => {
+        Err(Ended::Broke(Broke::Http1(error))) if error.is_parse_too_large() => {
             Err(Error::BadRequest("the request's head is longer than 64 KiB"))
         }
-        Err(Ended::Broke(error)) if error.is_parse() => Err(Error::BadRequest("the request's head is not HTTP")),
+        Err(Ended::Broke(Broke::Http1(error))) if error.is_parse() => {
+            Err(Error::BadRequest("the request's head is not HTTP"))
+        }
         Err(Ended::Broke(error)) => {
             tracing::debug!(%error, "HTTP connection ended");
             Ok(())
@@ -189,9 +261,9 @@ pub fn ended(ended: Result<(), Ended>) -> Result<(), Error> {
     }
 }
 
-/// The answer for a request that was not served: status, label and reason, or the same as gRPC.
+/// The answer for a request of this `version` that was not served: status, label and reason, or the same as gRPC.
 /// `bodyless`: the request was a HEAD.
-pub fn refuse(error: &Error, grpc: bool, bodyless: bool) -> Response<Body> {
+pub fn refuse(error: &Error, version: Version, grpc: bool, bodyless: bool) -> Response<Body> {
     let label = HeaderValue::from_static(error.label());
     let reason = error.to_string();
     let mut response = if grpc {
@@ -203,14 +275,16 @@ pub fn refuse(error: &Error, grpc: bool, bodyless: bool) -> Response<Body> {
         }
         response
     } else {
-        let body = if bodyless { Body::empty() } else { Body::full(Bytes::from(format!("lacewing: {reason}\n"))) };
-        let mut response = Response::new(body);
+        let text = format!("lacewing: {reason}\n");
+        let length = HeaderValue::from(text.len());
+        let mut response = Response::new(if bodyless { Body::empty() } else { Body::full(text) });
         *response.status_mut() = error.status();
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         response
     };
     response.headers_mut().insert(headers::ERROR, label);
-    if error.status() == StatusCode::BAD_REQUEST {
+    if error.status() == StatusCode::BAD_REQUEST && version < Version::HTTP_2 {
         // What follows on this connection cannot be trusted to be where we think it is.
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
@@ -258,11 +332,11 @@ mod tests {
     #[test]
     fn a_refusal_says_why_in_the_clients_own_protocol() {
         let error = Error::BadRequest("no host");
-        let http = refuse(&error, false, false);
+        let http = refuse(&error, Version::HTTP_11, false, false);
         assert_eq!(http.status(), StatusCode::BAD_REQUEST);
         assert_eq!(http.headers()["l6g-error"], "bad_request");
         assert_eq!(http.headers()["connection"], "close");
-        let grpc = refuse(&Error::Refused, true, false);
+        let grpc = refuse(&Error::Refused, Version::HTTP_2, true, false);
         assert_eq!((grpc.status(), &grpc.headers()["grpc-status"]), (StatusCode::OK, &HeaderValue::from_static("14")));
     }
 }

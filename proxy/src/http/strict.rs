@@ -99,6 +99,11 @@ impl<I> Strict<I> {
         Self { io, reader: Reader::default(), told, early: Vec::new(), behind_fault: EMPTY_LINES }
     }
 
+    /// Nothing of the next request has come, and nothing waits to be read.
+    pub fn is_between(&self) -> bool {
+        self.reader.is_between() && self.early.is_empty()
+    }
+
     /// Takes in what came and says how much of it may go on.
     fn take_in(&mut self, came: &mut [u8]) -> usize {
         let passed = self.reader.read(came);

@@ -8,7 +8,7 @@ use http::{
     HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
 };
-use hyper::{body::Incoming, upgrade::OnUpgrade};
+use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 
 use super::headers;
@@ -23,7 +23,7 @@ pub struct Wish {
 }
 
 /// The protocol that the server has switched to, to be said to the client, too.
-pub fn agreed(response: &Response<Incoming>) -> Option<HeaderValue> {
+pub fn agreed<B>(response: &Response<B>) -> Option<HeaderValue> {
     response.headers().get(UPGRADE).filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS).cloned()
 }
 
@@ -34,7 +34,7 @@ pub fn put(fields: &mut HeaderMap, protocol: HeaderValue) {
 }
 
 /// The request's wish, if it has one.
-pub fn wish(request: &mut Request<Incoming>) -> Option<Wish> {
+pub fn wish<B>(request: &mut Request<B>) -> Option<Wish> {
     let protocol = headers::upgrade(request.version(), request.headers()).cloned();
     if protocol.is_none() && request.method() != Method::CONNECT {
         return None;
@@ -60,7 +60,7 @@ impl Wish {
 
     /// Carries bytes between the client and the server that has agreed, until both are done. `held` lives as long: the
     /// connection's slot, what makes the proxy wait when it drains, what counts the tunnel as load.
-    pub fn tunnel<H>(self, response: &mut Response<Incoming>, peer: &Arc<Peer>, held: H)
+    pub fn tunnel<B, H>(self, response: &mut Response<B>, peer: &Arc<Peer>, held: H)
     where
         H: Send + 'static,
     {

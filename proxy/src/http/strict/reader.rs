@@ -160,6 +160,11 @@ impl Reader {
         if let State::Broken(why) = self.state { Some(why) } else { None }
     }
 
+    /// Nothing of a request has come yet.
+    pub fn is_between(&self) -> bool {
+        self.state == State::Start
+    }
+
     /// A request that asked for a tunnel has been read; what comes next has no meaning yet.
     pub fn is_waiting(&self) -> bool {
         self.state == State::Waiting

@@ -1,9 +1,8 @@
 //! Tables of what passes and what is refused; each row in one piece, cut everywhere, byte by byte, and behind each other.
 
-use std::{convert::Infallible, time::Duration};
+use std::time::Duration;
 
 use http::Response;
-use hyper::body::Incoming;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
     time::timeout,
@@ -335,7 +334,7 @@ async fn a_client_that_leaves_while_it_waits_for_a_tunnel_is_noticed_and_an_answ
 #[tokio::test(start_paused = true)]
 async fn a_refused_head_is_answered_with_400_and_its_reason_is_known() {
     let drain = Drain::default();
-    let answer = |_: Request<Incoming>| async { Ok::<_, Infallible>(Response::new(Body::full("hello"))) };
+    let answer = |_: Request<Body>| async { Ok(Response::new(Body::full("hello"))) };
     for head in refused().iter().filter(|row| !row.contains("chunked\r\n\r\n")) {
         let (bytes, _) = unmarked(head);
         for cut in 0..bytes.len() {
