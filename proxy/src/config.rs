@@ -102,8 +102,8 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 pub const PEER_PING_INTERVAL: Duration = Duration::from_secs(2);
 /// …must be answered within this.
 pub const PING_TIMEOUT: Duration = Duration::from_secs(3);
-/// Interim answers (1xx) to one request over HTTP/1.
-pub const INTERIM_MAX: u32 = 10;
+/// Interim answers (1xx) to one request over HTTP/1, in bytes: more than a thousand, and more than any head.
+pub const INTERIM_MAX: usize = 2 * HEADER_LIST_MAX as usize;
 /// Idle HTTP/1 connections kept to one endpoint.
 pub const IDLE_PER_ENDPOINT_MAX: usize = 64;
 /// An idle HTTP/1 connection is not used again after this: shorter than any server's own limit, so that requests seldom

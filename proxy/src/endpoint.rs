@@ -242,15 +242,18 @@ impl Backend {
     ///
     /// # Errors
     /// [`Error::NoEndpoint`], with the reason.
-    pub async fn pick(&self, tried: &[Arc<Endpoint>]) -> Result<Arc<Endpoint>, Error> {
-        if let Some(endpoint) = self.balancer.pick(tried, Instant::now()) {
+    pub async fn pick(&self, tried: &[Arc<Endpoint>], now: Instant) -> Result<Arc<Endpoint>, Error> {
+        if let Some(endpoint) = self.balancer.pick(tried, now) {
             return Ok(endpoint);
         }
         // With all endpoints tried, a second round beats an error: the connect error may have been a passing one.
         if !tried.is_empty() {
-            return self.balancer.pick(&[], Instant::now()).ok_or_else(|| self.none());
+            return self.balancer.pick(&[], now).ok_or_else(|| self.none());
         }
-        let deadline = Instant::now() + NO_ENDPOINT_TIMEOUT;
+        Box::pin(self.wait_for_one(now + NO_ENDPOINT_TIMEOUT)).await
+    }
+
+    async fn wait_for_one(&self, deadline: Instant) -> Result<Arc<Endpoint>, Error> {
         let mut changed = self.changed.subscribe();
         loop {
             if let Some(endpoint) = self.balancer.pick(&[], Instant::now()) {

@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header::CONNECTION};
+use http::{HeaderValue, Method, Response, StatusCode, Version, header::CONNECTION};
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
 use tokio::{
@@ -30,10 +30,10 @@ use crate::{
     error::Error,
     first::{self, Declared, First, Meshed, Overheard},
     http::{
+        Message,
         body::Body,
         client::{Answered, Carrier, Client},
-        headers, server,
-        upgrade::{self, Wish},
+        headers, server, upgrade,
     },
     listen::{Arrived, Draining, Slot},
     live::{Direction, Key},
@@ -388,12 +388,12 @@ struct FromClient {
 }
 
 /// Once per request. An `Err` resets the HTTP/2 stream.
-async fn request(client: &FromClient, mut incoming: Request<Body>) -> Result<Response<Body>, h2::Error> {
+async fn request(client: &FromClient, message: Box<Message>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
     client.numbers.request();
-    let wish = upgrade::wish(&mut incoming);
-    let (grpc, bodyless) = (headers::is_grpc(incoming.headers()), incoming.method() == Method::HEAD);
-    let error = match forward(client, incoming, wish, received).await {
+    let head = &message.head;
+    let (grpc, bodyless) = (headers::is_grpc(&head.headers), head.method == Method::HEAD);
+    let error = match forward(client, message, received).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
@@ -412,22 +412,18 @@ async fn request(client: &FromClient, mut incoming: Request<Body>) -> Result<Res
     }
 }
 
-async fn forward(
-    client: &FromClient,
-    incoming: Request<Body>,
-    wish: Option<Wish>,
-    received: Instant,
-) -> Result<Response<Body>, Error> {
+async fn forward(client: &FromClient, mut message: Box<Message>, received: Instant) -> Result<Response<Body>, Error> {
     // Authorize: again for each request, since policy may have changed.
     client.inbound.authorize(&client.call)?;
-    let (mut head, body) = incoming.into_parts();
+    let head = &mut message.head;
     if head.method == Method::CONNECT && !client.inbound.allow_connect {
         return Err(Error::Denied("CONNECT is not allowed for this workload (LACEWING_ALLOW_CONNECT)"));
     }
     if head.method == Method::CONNECT && head.version != Version::HTTP_11 {
         return Err(Error::Denied("CONNECT is carried over HTTP/1.1 only"));
     }
-    let authority = headers::authority(&head, Some(client.call.at))?;
+    let authority = headers::authority(head, Some(client.call.at))?;
+    let wish = upgrade::wish(head);
     headers::strip_reserved(&mut head.headers);
     headers::strip_hop_by_hop(&mut head.headers);
     headers::set_client_id(&mut head.headers, client.call.peer.as_ref());
@@ -436,10 +432,10 @@ async fn forward(
     }
     // Send: to the app, in the version that the client's side speaks.
     match client.carrier {
-        Carrier::Http1 => headers::to_http1(&mut head, &authority),
-        Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &authority),
+        Carrier::Http1 => headers::to_http1(head, &authority),
+        Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(head, &authority),
     }
-    let sent = client.app.send(Request::from_parts(head, body), client.carrier, true).await;
+    let sent = client.app.send(message, client.carrier, true).await;
     let Answered { mut response, mut connection, .. } = sent.map_err(|failed| failed.error)?;
     let granted = wish.filter(|wish| wish.is_granted(response.status()));
     if response.status() == StatusCode::SWITCHING_PROTOCOLS && granted.is_none() {

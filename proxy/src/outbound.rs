@@ -12,7 +12,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{Method, Request, Response, StatusCode, Version, request};
+use http::{Method, Response, StatusCode, Version, request};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -31,6 +31,7 @@ use crate::{
     error::{Error, Retry},
     first::{self, Declared, First},
     http::{
+        Message,
         body::{Body, ReplayHandle},
         client::{Answered, Carrier, Failed},
         headers, server,
@@ -248,12 +249,11 @@ async fn http_connection(
 }
 
 /// Once per request. An `Err` resets the HTTP/2 stream.
-async fn request(app: &FromApp, mut incoming: Request<Body>) -> Result<Response<Body>, h2::Error> {
+async fn request(app: &FromApp, message: Box<Message>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
-    let wish = upgrade::wish(&mut incoming);
-    let (head, body) = incoming.into_parts();
+    let head = &message.head;
     let (version, grpc, bodyless) = (head.version, headers::is_grpc(&head.headers), head.method == Method::HEAD);
-    let error = match forward(app, head, body, wish, received).await {
+    let error = match forward(app, message, received).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
@@ -265,72 +265,64 @@ async fn request(app: &FromApp, mut incoming: Request<Body>) -> Result<Response<
     }
 }
 
-async fn forward(
-    app: &FromApp,
-    head: request::Parts,
-    body: Body,
-    mut wish: Option<Wish>,
-    received: Instant,
-) -> Result<Response<Body>, Error> {
+async fn forward(app: &FromApp, mut message: Box<Message>, received: Instant) -> Result<Response<Body>, Error> {
     let outbound = &*app.outbound;
     // Route: what the head decides; and look up, where the destination is known only now.
     let (route, backend) = match &app.to {
         To::Authority => {
-            let route = route::route(&head, None, outbound.allow_connect)?;
-            let backend = outbound.discovery.look_up(&route.target()).await?;
+            let route = route::route(&message.head, None, outbound.allow_connect)?;
+            let backend = Box::pin(outbound.discovery.look_up(&route.target())).await?;
             (route, backend)
         }
-        To::Dialled(addr, target) => (route::route(&head, Some(*addr), outbound.allow_connect)?, target.current()?.0),
+        To::Dialled(addr, target) => {
+            (route::route(&message.head, Some(*addr), outbound.allow_connect)?, target.current()?.0)
+        }
     };
     backend.budget.deposit(received);
 
-    let (mut attempt, kept) = Attempt::first(head, body, &route, wish.as_ref());
+    let mut wish = upgrade::wish(&mut message.head);
+    let kept = prepare(&mut message, &route, wish.as_ref());
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     let mut retries = Retries::default();
     loop {
         // Pick: another endpoint each time.
-        let endpoint = backend.pick(&tried).await.inspect_err(|_| backend.not_served(received.elapsed()))?;
-        let awaiting = Awaiting::new(endpoint.clone(), Instant::now());
+        let now = if tried.is_empty() { received } else { Instant::now() };
+        let endpoint = backend.pick(&tried, now).await.inspect_err(|_| backend.not_served(received.elapsed()))?;
+        let awaiting = Awaiting::new(endpoint.clone(), now);
         endpoint.metrics.request();
         // Send: mesh TLS if the endpoint has an identity, and never without it then.
         let carrier = route.carrier(endpoint.is_meshed());
-        let (error, unsent) =
-            match endpoint.client.send(attempt.request(&route, carrier), carrier, tried.is_empty()).await {
-                Ok(mut answered) => {
-                    let Some(error) = bad_answer(&answered, &endpoint, wish.as_ref()) else {
-                        let now = Instant::now();
-                        let in_flight = awaiting.answered(answered.sent, now);
-                        if let Some(wish) = wish.take_if(|wish| wish.is_granted(answered.response.status())) {
-                            let load = InFlight::new(endpoint.clone());
-                            let held = (answered.connection.take(), outbound.draining.clone(), app.slot.clone(), load);
-                            wish.tunnel(&mut answered.response, &endpoint.metrics, held);
-                        }
-                        return Ok(stream_back(answered, &route, backend, in_flight, now - received));
-                    };
-                    (error, None)
-                }
-                Err(failed) => {
-                    let Failed { error, unsent } = *failed;
-                    (error, unsent)
-                }
-            };
+        shape(&mut message.head, &route, carrier);
+        let (error, unsent) = match endpoint.client.send(message, carrier, tried.is_empty()).await {
+            Ok(mut answered) => {
+                let Some(error) = bad_answer(&answered, &endpoint, wish.as_ref()) else {
+                    let now = Instant::now();
+                    let in_flight = awaiting.answered(answered.sent, now);
+                    if let Some(wish) = wish.take_if(|wish| wish.is_granted(answered.response.status())) {
+                        let load = InFlight::new(endpoint.clone());
+                        let held = (answered.connection.take(), outbound.draining.clone(), app.slot.clone(), load);
+                        wish.tunnel(&mut answered.response, &endpoint.metrics, held);
+                    }
+                    return Ok(stream_back(answered, &route, backend, in_flight, now - received));
+                };
+                (error, None)
+            }
+            Err(failed) => {
+                let Failed { error, unsent } = *failed;
+                (error, unsent)
+            }
+        };
         // Retry, or give up: only what is allowed and can be sent once more.
         backend.failed(&endpoint, &error);
-        let again = unsent.map(Attempt::from).or_else(|| kept.as_ref().and_then(Kept::again));
+        let again = unsent.or_else(|| kept.as_ref().and_then(Kept::again));
         let Some(again) = again.filter(|_| retries.may_retry(&route, &error, &backend, outbound)) else {
             endpoint.metrics.response(error.status(), None, Class::Failure, received.elapsed());
             return Err(error);
         };
         outbound.metrics.error(Direction::Outbound, &error, None);
-        attempt = again;
+        message = again;
         tried.push(endpoint);
     }
-}
-
-/// One attempt's request, before it is shaped for its endpoint.
-struct Attempt {
-    head: request::Parts,
-    body: Body,
 }
 
 /// What another attempt needs after the first was sent.
@@ -339,42 +331,32 @@ struct Kept {
     body: ReplayHandle,
 }
 
-impl Attempt {
-    /// The request as it came, without what ends here; and a copy where it could be sent twice.
-    fn first(mut head: request::Parts, body: Body, route: &Route, wish: Option<&Wish>) -> (Self, Option<Kept>) {
-        headers::strip_reserved(&mut head.headers);
-        headers::strip_hop_by_hop(&mut head.headers);
-        if let Some(wish) = wish {
-            wish.say(&mut head.headers);
-        }
-        if !(route.replayable || http_body::Body::is_end_stream(&body)) {
-            return (Self { head, body }, None);
-        }
-        let (body, handle) = body.replayable();
-        let kept = Kept { head: head.clone(), body: handle };
-        (Self { head, body }, Some(kept))
-    }
-
-    fn request(self, route: &Route, carrier: Carrier) -> Request<Body> {
-        let Self { mut head, body } = self;
-        match carrier {
-            Carrier::Http1 => headers::to_http1(&mut head, &route.authority),
-            Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(&mut head, &route.authority),
-        }
-        Request::from_parts(head, body)
-    }
-}
-
-impl From<Request<Body>> for Attempt {
-    fn from(unsent: Request<Body>) -> Self {
-        let (head, body) = unsent.into_parts();
-        Self { head, body }
-    }
-}
-
 impl Kept {
-    fn again(&self) -> Option<Attempt> {
-        Some(Attempt { head: self.head.clone(), body: self.body.again()? })
+    fn again(&self) -> Option<Box<Message>> {
+        Some(Box::new(Message { head: self.head.clone(), body: self.body.again()? }))
+    }
+}
+
+/// Takes away what ends here; keeps a copy where the request could be sent twice.
+fn prepare(message: &mut Message, route: &Route, wish: Option<&Wish>) -> Option<Kept> {
+    let Message { head, body } = message;
+    headers::strip_reserved(&mut head.headers);
+    headers::strip_hop_by_hop(&mut head.headers);
+    if let Some(wish) = wish {
+        wish.say(&mut head.headers);
+    }
+    if !(route.replayable || http_body::Body::is_end_stream(body)) {
+        return None;
+    }
+    let handle = body.replayable();
+    Some(Kept { head: head.clone(), body: handle })
+}
+
+/// Makes the head one for the endpoint.
+fn shape(head: &mut request::Parts, route: &Route, carrier: Carrier) {
+    match carrier {
+        Carrier::Http1 => headers::to_http1(head, &route.authority),
+        Carrier::Http2 | Carrier::Http1InHttp2 => headers::to_http2(head, &route.authority),
     }
 }
 
@@ -453,8 +435,8 @@ fn stream_back(
 async fn connect(outbound: &Outbound, backend: &Backend, counts: bool) -> Result<(Arc<Endpoint>, Io), Error> {
     let mut tried: Vec<Arc<Endpoint>> = Vec::new();
     loop {
-        let endpoint = backend.pick(&tried).await?;
         let started = Instant::now();
+        let endpoint = backend.pick(&tried, started).await?;
         match endpoint.client.transport.connect(Alpn::Tcp).await {
             Ok(server) => {
                 if counts {

@@ -122,15 +122,15 @@ async fn a_backend_keeps_who_stays_and_says_why_it_is_empty() {
     discovery.set_target("web:80", found("web"));
     let backend = discovery.backend(&key("web")).unwrap();
     let started = Instant::now();
-    let error = backend.pick(&[]).await.err().unwrap().to_string();
+    let error = backend.pick(&[], Instant::now()).await.err().unwrap().to_string();
     assert!(error.contains("did not list") && started.elapsed() == NO_ENDPOINT_TIMEOUT, "{error}");
     backend.set(vec![plain("10.0.0.1:80"), plain("10.0.0.2:80")]);
-    let first = backend.pick(&[]).await.unwrap();
+    let first = backend.pick(&[], Instant::now()).await.unwrap();
     backend.set(vec![plain("10.0.0.1:80"), plain("10.0.0.2:80"), plain("10.0.0.3:80")]);
     assert!(backend.balancer.endpoints().iter().any(|endpoint| Arc::ptr_eq(endpoint, &first)));
     backend.set(Vec::new());
     tokio::time::advance(Duration::from_secs(30)).await;
-    let error = backend.pick(&[]).await.err().unwrap().to_string();
+    let error = backend.pick(&[], Instant::now()).await.err().unwrap().to_string();
     assert!(error.contains("no ready pod") && error.contains("31s"), "{error}");
 }
 
@@ -140,7 +140,7 @@ async fn a_pick_waits_for_the_first_endpoint() {
     let _ = discovery.target("web:80");
     discovery.set_target("web:80", found("web"));
     let backend = discovery.backend(&key("web")).unwrap();
-    let (picked, ()) = tokio::join!(backend.pick(&[]), async {
+    let (picked, ()) = tokio::join!(backend.pick(&[], Instant::now()), async {
         tokio::time::advance(Duration::from_millis(300)).await;
         backend.set(vec![plain("10.0.0.1:80")]);
     });
@@ -205,12 +205,12 @@ async fn a_pod_is_a_backend_of_one_and_changes_with_who_lives_there() {
     let Ok(Place::Known(target)) = place else { panic!("known") };
     let (backend, _) = target.current().unwrap();
     assert_eq!((backend.name.as_str(), discovery.backends().len()), ("shop/web:80", 1));
-    let first = backend.pick(&[]).await.unwrap();
+    let first = backend.pick(&[], Instant::now()).await.unwrap();
     assert!(first.is_meshed());
     // The address goes to somebody else: the same target, another identity, no request to the old one.
     let other = "spiffe://cluster.local/ns/shop/sa/other";
     discovery.set_target("10.0.0.1:80", answer(pod("10.0.0.1:80", Some(other), Some("web"))));
-    let second = target.current().unwrap().0.pick(&[]).await.unwrap();
+    let second = target.current().unwrap().0.pick(&[], Instant::now()).await.unwrap();
     assert_eq!(second.info.identity.as_ref().unwrap().as_str(), other);
     discovery.set_target("10.0.0.1:80", parse::TargetAnswer::Unknown);
     assert!(matches!(target.current(), Err(Error::NotFound { .. })));
@@ -223,7 +223,7 @@ async fn what_goes_to_the_pod_itself_stays_on_its_loopback() {
     let Ok(Place::Known(target)) = dial(&discovery, "10.0.0.9:80", answer).await else { panic!("known") };
     let (backend, _) = target.current().unwrap();
     assert_eq!(backend.name, "shop/web-1:80");
-    assert!(!backend.pick(&[]).await.unwrap().is_meshed(), "no proxy would answer there");
+    assert!(!backend.pick(&[], Instant::now()).await.unwrap().is_meshed(), "no proxy would answer there");
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +234,10 @@ async fn the_proxy_itself_is_no_endpoint() {
         let itself = parse::TargetAnswer::Pod(Box::new(pod(addr, None, Some("web"))));
         discovery.set_target(addr, itself);
         let backend = discovery.look_up(addr).await.unwrap();
-        assert!(matches!(backend.pick(&[]).await, Err(Error::NoEndpoint { .. })), "it would call itself for ever");
+        assert!(
+            matches!(backend.pick(&[], Instant::now()).await, Err(Error::NoEndpoint { .. })),
+            "it would call itself for ever"
+        );
     }
 }
 

@@ -2,6 +2,7 @@
 //! tells its [`Record`] how the stream ended. Reserved fields in trailers end here.
 
 use std::{
+    mem,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -177,15 +178,18 @@ impl Body {
 
     /// Keeps what is streamed, so that [`ReplayHandle::again`] can send it once more. The caller makes sure that the
     /// declared length is small.
-    pub fn replayable(self) -> (Self, ReplayHandle) {
-        match self.source {
+    pub fn replayable(&mut self) -> ReplayHandle {
+        match mem::replace(&mut self.source, Source::Empty) {
             Source::Arriving(arriving) => {
                 let shared = Arc::new(Mutex::new(Replay { arriving, frames: Vec::new(), done: false, broken: false }));
-                let body = Self::of(Source::Replay { shared: shared.clone(), next: 0 });
-                (body, ReplayHandle(Some(shared)))
+                self.source = Source::Replay { shared: shared.clone(), next: 0 };
+                ReplayHandle(Some(shared))
             }
             // Nothing to stream: nothing to keep.
-            Source::Empty | Source::Full(_) | Source::Replay { .. } => (self, ReplayHandle(None)),
+            source @ (Source::Empty | Source::Full(_) | Source::Replay { .. }) => {
+                self.source = source;
+                ReplayHandle(None)
+            }
         }
     }
 
@@ -258,7 +262,7 @@ impl HttpBody for Body {
         let frame = match &mut this.source {
             Source::Empty => None,
             Source::Full(bytes) if bytes.is_empty() => None,
-            Source::Full(bytes) => Some(Ok(Frame::data(std::mem::take(bytes)))),
+            Source::Full(bytes) => Some(Ok(Frame::data(mem::take(bytes)))),
             Source::Arriving(arriving) => ready!(arriving.poll_frame(cx)),
             Source::Replay { shared, next } => ready!(shared.lock().poll_frame(next, cx)),
         };

@@ -16,13 +16,13 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, time::Instant};
 
 use super::{
+    Message,
     body::{Body, Broke},
+    interim::{Answering, Interim},
     multiplexed::{NotSent, Open},
 };
 use crate::{
-    config::{
-        HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, INTERIM_MAX, PEER_PING_INTERVAL,
-    },
+    config::{HEADER_FIELDS_MAX, HEADER_LIST_MAX, IDLE_PER_ENDPOINT_MAX, IDLE_TIMEOUT, PEER_PING_INTERVAL},
     error::Error,
     metrics::Peer,
     tls::{Alpn, Transport},
@@ -37,12 +37,18 @@ pub enum Carrier {
     Http1InHttp2,
 }
 
+/// An HTTP/1 connection.
+struct Connection {
+    sender: http1::SendRequest<Body>,
+    interim: Interim,
+}
+
 /// Connections to one peer.
 pub struct Client {
     pub transport: Transport,
     /// Counts the connections; `None` towards our own app.
     numbers: Option<Arc<Peer>>,
-    idle: Mutex<Vec<(http1::SendRequest<Body>, Instant)>>,
+    idle: Mutex<Vec<(Connection, Instant)>>,
     http2: Multiplexed,
     http1_in_http2: Multiplexed,
 }
@@ -63,7 +69,7 @@ enum Slot {
 /// A request that was not answered, and the request itself if it was certainly not sent.
 pub struct Failed {
     pub error: Error,
-    pub unsent: Option<Request<Body>>,
+    pub unsent: Option<Box<Message>>,
 }
 
 /// An answer; with HTTP/1, also what gives the connection back once the answer's body was read.
@@ -89,7 +95,7 @@ impl Client {
     /// request that broke off once must not meet another that is just being closed.
     pub async fn send(
         self: &Arc<Self>,
-        request: Request<Body>,
+        request: Box<Message>,
         carrier: Carrier,
         reuse: bool,
     ) -> Result<Answered, Box<Failed>> {
@@ -100,35 +106,36 @@ impl Client {
         }
     }
 
-    async fn send_http1(self: &Arc<Self>, mut request: Request<Body>, reuse: bool) -> Result<Answered, Box<Failed>> {
+    async fn send_http1(self: &Arc<Self>, mut request: Box<Message>, reuse: bool) -> Result<Answered, Box<Failed>> {
         frame_body(&mut request);
         loop {
-            let (mut sender, reused) = match self.take_idle().filter(|_| reuse) {
-                Some(sender) => (sender, true),
-                None => match self.connect_http1().await {
-                    Ok(sender) => (sender, false),
+            let (mut connection, reused) = match self.take_idle().filter(|_| reuse) {
+                Some(connection) => (connection, true),
+                // Boxed, as all that is seldom done: it would be room in every request.
+                None => match Box::pin(self.connect_http1()).await {
+                    Ok(connection) => (connection, false),
                     Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
                 },
             };
             let sent = Instant::now();
-            let interim = Interim::count(&mut request);
-            let answer = tokio::select! {
-                biased; // the last of too many may come together with the answer
-                // Dropping the sender closes the connection.
-                error = interim.too_many() => return Err(Box::new(Failed { error, unsent: None })),
-                answer = sender.try_send_request(request) => answer,
-            };
+            connection.interim.begins();
+            let answer = connection.sender.try_send_request(Request::from(request)).await;
+            let too_many = connection.interim.ends();
             match answer {
                 Ok(response) => {
                     if let Err(error) = super::headers::unambiguous_answer(response.headers()) {
                         return Err(Box::new(Failed { error, unsent: None }));
                     }
-                    let connection = Some(Reusable { client: self.clone(), sender });
+                    let connection = Some(Reusable { client: self.clone(), connection });
                     return Ok(Answered { response: response.map(Body::http1), sent, connection });
+                }
+                Err(_) if too_many => {
+                    let error = Error::BadAnswer("more interim answers (1xx) than any request needs");
+                    return Err(Box::new(Failed { error, unsent: None }));
                 }
                 // The peer closed an idle connection: that says nothing about the peer. Take another.
                 Err(mut error) => {
-                    let back = error.take_message();
+                    let back = error.take_message().map(Message::boxed);
                     match unsent(classify(error.into_error(), self.transport.addr), back) {
                         (_, Some(back)) if reused => request = back,
                         (error, unsent) => return Err(Box::new(Failed { error, unsent })),
@@ -140,17 +147,18 @@ impl Client {
 
     /// A connection that can take a request now. One that is still busy with an upload that its server did not wait for
     /// is no use.
-    fn take_idle(&self) -> Option<http1::SendRequest<Body>> {
+    fn take_idle(&self) -> Option<Connection> {
         loop {
-            let (sender, since) = self.idle.lock().pop()?;
-            if since.elapsed() < IDLE_TIMEOUT && sender.is_ready() {
-                return Some(sender);
+            let (connection, since) = self.idle.lock().pop()?;
+            if since.elapsed() < IDLE_TIMEOUT && connection.sender.is_ready() {
+                return Some(connection);
             }
         }
     }
 
-    async fn connect_http1(&self) -> Result<http1::SendRequest<Body>, Error> {
-        let io = self.transport.connect(Alpn::H1).await?;
+    async fn connect_http1(&self) -> Result<Connection, Error> {
+        let interim = Interim::default();
+        let io = Answering::new(self.transport.connect(Alpn::H1).await?, interim.clone());
         let (sender, connection) = http1::Builder::new()
             .max_headers(HEADER_FIELDS_MAX)
             .max_header_size(HEADER_LIST_MAX as usize)
@@ -159,14 +167,17 @@ impl Client {
             .await
             .map_err(|error| self.connect_failed(&error.to_string()))?;
         self.drive(connection.with_upgrades());
-        Ok(sender)
+        Ok(Connection { sender, interim })
     }
 
-    async fn send_http2(self: &Arc<Self>, mut request: Request<Body>, alpn: Alpn) -> Result<Answered, Box<Failed>> {
+    async fn send_http2(self: &Arc<Self>, mut request: Box<Message>, alpn: Alpn) -> Result<Answered, Box<Failed>> {
         loop {
-            let (open, reused) = match self.http2_connection(alpn).await {
-                Ok(connection) => connection,
-                Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
+            let (open, reused) = match self.open_now(alpn) {
+                Some(open) => (open, true),
+                None => match Box::pin(self.http2_connection(alpn)).await {
+                    Ok(open) => (open, false),
+                    Err(error) => return Err(Box::new(Failed { error, unsent: Some(request) })),
+                },
             };
             let sent = Instant::now();
             match open.send(request).await {
@@ -182,12 +193,19 @@ impl Client {
         }
     }
 
-    /// The open connection, or a new one; and whether it was open before.
-    async fn http2_connection(self: &Arc<Self>, alpn: Alpn) -> Result<(Open, bool), Error> {
+    fn open_now(&self, alpn: Alpn) -> Option<Open> {
+        match &*self.multiplexed(alpn).0.lock() {
+            Slot::Open(open) if !open.is_closed() => Some(open.clone()),
+            _ => None,
+        }
+    }
+
+    /// A new connection, or one that somebody else has just opened.
+    async fn http2_connection(self: &Arc<Self>, alpn: Alpn) -> Result<Open, Error> {
         let mut opening = {
             let mut slot = self.multiplexed(alpn).0.lock();
             match &*slot {
-                Slot::Open(open) if !open.is_closed() => return Ok((open.clone(), true)),
+                Slot::Open(open) if !open.is_closed() => return Ok(open.clone()),
                 Slot::Opening(outcome) if outcome.has_changed().is_ok() => outcome.clone(),
                 _ => {
                     let (tell, outcome) = watch::channel(None);
@@ -199,7 +217,7 @@ impl Client {
             }
         };
         match opening.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(Ok(open))) => Ok((open.clone(), false)),
+            Ok(Some(Ok(open))) => Ok(open.clone()),
             Ok(Some(Err(error))) => Err(error.shared()),
             Ok(None) | Err(_) => Err(self.connect_failed("the attempt was abandoned")),
         }
@@ -242,61 +260,42 @@ impl Client {
         Error::Connect { addr: self.transport.addr, cause: Arc::new(io::Error::other(why.to_owned())) }
     }
 
-    fn give_back(&self, sender: http1::SendRequest<Body>) {
+    fn give_back(&self, connection: Connection) {
         let mut idle = self.idle.lock();
-        if !sender.is_closed() && idle.len() < IDLE_PER_ENDPOINT_MAX {
-            idle.push((sender, Instant::now()));
+        if !connection.sender.is_closed() && idle.len() < IDLE_PER_ENDPOINT_MAX {
+            idle.push((connection, Instant::now()));
         }
     }
 
     /// Closes connections that were idle for too long. Called now and then.
     pub fn sweep(&self) {
-        self.idle.lock().retain(|(sender, since)| !sender.is_closed() && since.elapsed() < IDLE_TIMEOUT);
+        self.idle.lock().retain(|(connection, since)| !connection.sender.is_closed() && since.elapsed() < IDLE_TIMEOUT);
     }
 }
 
 /// hyper takes it that GET and HEAD have no body unless their head says so, and drops what there is.
-fn frame_body(request: &mut Request<Body>) {
-    let bodyless = request.body().is_end_stream() || request.method() == Method::CONNECT;
-    if !bodyless && !request.headers().contains_key(CONTENT_LENGTH) {
-        request.headers_mut().insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
-    }
-}
-
-/// Counts the interim answers (1xx) to one request: a server may send any number, and each costs time.
-struct Interim(watch::Receiver<u32>);
-
-impl Interim {
-    fn count(request: &mut Request<Body>) -> Self {
-        let (seen, count) = watch::channel(0);
-        hyper::ext::on_informational(request, move |_| seen.send_modify(|seen| *seen += 1));
-        Self(count)
-    }
-
-    /// Ends when there are more than [`INTERIM_MAX`], and never otherwise.
-    async fn too_many(mut self) -> Error {
-        if self.0.wait_for(|seen| *seen > INTERIM_MAX).await.is_err() {
-            std::future::pending::<()>().await;
-        }
-        Error::BadAnswer("more interim answers (1xx) than any request needs")
+fn frame_body(Message { head, body }: &mut Message) {
+    let bodyless = body.is_end_stream() || head.method == Method::CONNECT;
+    if !bodyless && !head.headers.contains_key(CONTENT_LENGTH) {
+        head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
     }
 }
 
 /// An HTTP/1 connection that can be used again once the answer was read to its end.
 pub struct Reusable {
     client: Arc<Client>,
-    sender: http1::SendRequest<Body>,
+    connection: Connection,
 }
 
 impl Reusable {
     /// The answer was read to its end.
     pub fn done(self) {
-        self.client.give_back(self.sender);
+        self.client.give_back(self.connection);
     }
 }
 
 /// What a failed send means: the error, and the request if it was certainly not sent.
-fn unsent(error: Error, back: Option<Request<Body>>) -> (Error, Option<Request<Body>>) {
+fn unsent(error: Error, back: Option<Box<Message>>) -> (Error, Option<Box<Message>>) {
     match (error, back) {
         (Error::Broken(_), Some(back)) => (Error::Refused, Some(back)),
         (error, back) => (error, back),

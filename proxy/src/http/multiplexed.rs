@@ -22,7 +22,7 @@ use tokio::{
     sync::Notify,
 };
 
-use super::{body::Body, flood::Guarded, pulse::Pulse, pump::pump};
+use super::{Message, body::Body, flood::Guarded, pulse::Pulse, pump::pump};
 use crate::config::{HEADER_LIST_MAX, PEER_CONNECTION_WINDOW, SEND_BUFFER, STREAM_WINDOW};
 
 /// An upload may wait for its reader for as long as its client does.
@@ -60,7 +60,7 @@ pub struct Waiting {
 /// A request that was not answered, and the request itself if it was certainly not sent.
 pub struct NotSent {
     pub error: h2::Error,
-    pub request: Option<Request<Body>>,
+    pub request: Option<Box<Message>>,
 }
 
 impl Open {
@@ -108,13 +108,13 @@ impl Open {
     }
 
     /// Sends one request and waits for the head of its answer. Dropped, it takes the request back.
-    pub async fn send(&self, request: Request<Body>) -> Result<Response<Body>, NotSent> {
+    pub async fn send(&self, request: Box<Message>) -> Result<Response<Body>, NotSent> {
         let mut requests = self.0.requests.clone();
         if let Err(error) = poll_fn(|cx| requests.poll_ready(cx)).await {
             self.0.closed.store(true, Relaxed);
             return Err(NotSent { error, request: Some(request) });
         }
-        let (head, body) = request.into_parts();
+        let Message { head, body } = *request;
         let empty = body.is_end_stream();
         let waiting = Waiting { _counted: self.0.waiting.upgrade() };
         let lost = |error| NotSent { error, request: None };

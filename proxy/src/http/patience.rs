@@ -247,7 +247,7 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Watched<I> {
 mod tests {
     use std::{future::poll_fn, time::Duration};
 
-    use http::{Request, Response};
+    use http::Response;
     use http_body::Body as _;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream},
@@ -258,6 +258,7 @@ mod tests {
     use crate::{
         config::LOOK_INTERVAL,
         http::{
+            Message,
             body::Body,
             server::{Ended, serve_http1},
         },
@@ -267,7 +268,7 @@ mod tests {
     /// Serves one end of a pipe, gives the other.
     fn client(drain: &Drain) -> DuplexStream {
         let (client, server) = tokio::io::duplex(4096);
-        let answer = |_: Request<Body>| async { Ok(Response::new(Body::full("hello"))) };
+        let answer = |_: Box<Message>| async { Ok(Response::new(Body::full("hello"))) };
         tokio::spawn(serve_http1(server, drain.handle(), answer));
         client
     }
@@ -275,8 +276,8 @@ mod tests {
     /// The same, with a handler that reads the request's body to its end first, and how the connection ended.
     fn reader(drain: &Drain, think: Duration) -> (DuplexStream, tokio::task::JoinHandle<Result<(), Ended>>) {
         let (client, server) = tokio::io::duplex(4096);
-        let answer = move |incoming: Request<Body>| async move {
-            let mut body = incoming.into_body();
+        let answer = move |incoming: Box<Message>| async move {
+            let mut body = incoming.body;
             while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
                 frame.map_err(|broke| broke.reason())?;
             }
@@ -364,8 +365,8 @@ mod tests {
     async fn a_body_that_nobody_reads_may_wait() {
         let drain = Drain::default();
         let (mut client, server) = tokio::io::duplex(1 << 20);
-        let answer = |incoming: Request<Body>| async move {
-            let _unread = incoming.into_body();
+        let answer = |incoming: Box<Message>| async move {
+            let _unread = incoming.body;
             time::sleep(BODY_IDLE * 3).await;
             Ok(Response::new(Body::full("hello")))
         };

@@ -92,15 +92,18 @@ mod tests {
     use super::*;
     use crate::{
         config::{NO_PROGRESS, STREAM_WINDOW},
-        http::server::{Allowed, serve_http2},
+        http::{
+            Message,
+            server::{Allowed, serve_http2},
+        },
         listen::Drain,
     };
 
     /// More than a window.
     const LARGE: usize = 3 * STREAM_WINDOW as usize;
 
-    async fn echo(incoming: Request<Body>) -> Result<Response<Body>, h2::Error> {
-        Ok(Response::new(incoming.into_body()))
+    async fn echo(incoming: Box<Message>) -> Result<Response<Body>, h2::Error> {
+        Ok(Response::new(incoming.body))
     }
 
     /// A client of a server that answers with what it is sent.

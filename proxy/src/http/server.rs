@@ -20,6 +20,7 @@ use tokio::{
 };
 
 use super::{
+    Message,
     body::{Body, Broke},
     flood::Guarded,
     headers,
@@ -57,7 +58,7 @@ pub enum Ended {
 pub async fn serve_http1<I, H, F>(io: I, mut draining: Draining, handler: H) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Body>) -> F,
+    H: Fn(Box<Message>) -> F,
     F: Future<Output = Result<Response<Body>, h2::Error>>,
 {
     let born = Instant::now();
@@ -65,9 +66,10 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let turn = Turn::begins(&marks);
         let asked = told.asked(&request);
-        let answer = handler(request.map(|body| Body::from_client(body, &turn)));
+        let message = Message::boxed(request.map(|body| Body::from_client(body, &turn)));
+        let handler = &handler;
         async move {
-            let answer = answer.await;
+            let answer = handler(message).await;
             if let Some(asked) = asked {
                 asked.answered(answer.as_ref().ok().map(Response::status));
             }
@@ -149,7 +151,7 @@ impl Allowed {
 pub async fn serve_http2<I, H, F>(io: I, allowed: Allowed, mut draining: Draining, handler: H) -> Result<(), Ended>
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Body>) -> F,
+    H: Fn(Box<Message>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Response<Body>, h2::Error>> + Send + 'static,
 {
     let (verdict, pulse) = (Verdict::default(), Pulse::default());
@@ -177,7 +179,7 @@ where
             biased;
             accepted = connection.accept() => match accepted {
                 Some(Ok((request, respond))) => {
-                    tokio::spawn(stream(handler(request.map(Body::http2)), respond));
+                    tokio::spawn(stream(handler.clone(), Message::boxed(request.map(Body::http2)), respond));
                 }
                 Some(Err(error)) => return judged(Err(error.into()), &verdict),
                 None => return judged(Ok(()), &verdict),
@@ -195,11 +197,12 @@ where
 }
 
 /// Answers one request, unless the client takes it back.
-async fn stream<F>(answer: F, mut respond: SendResponse<Bytes>)
+async fn stream<H, F>(handler: H, message: Box<Message>, mut respond: SendResponse<Bytes>)
 where
+    H: Fn(Box<Message>) -> F,
     F: Future<Output = Result<Response<Body>, h2::Error>>,
 {
-    let mut answer = pin!(answer);
+    let mut answer = pin!(handler(message));
     let answered = tokio::select! {
         biased;
         answered = &mut answer => answered,

@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use http::{
-    HeaderMap, HeaderValue, Method, Request, Response, StatusCode,
+    HeaderMap, HeaderValue, Method, Response, StatusCode,
     header::{CONNECTION, UPGRADE},
+    request,
 };
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -34,12 +35,13 @@ pub fn put(fields: &mut HeaderMap, protocol: HeaderValue) {
 }
 
 /// The request's wish, if it has one.
-pub fn wish<B>(request: &mut Request<B>) -> Option<Wish> {
-    let protocol = headers::upgrade(request.version(), request.headers()).cloned();
-    if protocol.is_none() && request.method() != Method::CONNECT {
+pub fn wish(head: &mut request::Parts) -> Option<Wish> {
+    let protocol = headers::upgrade(head.version, &head.headers).cloned();
+    if protocol.is_none() && head.method != Method::CONNECT {
         return None;
     }
-    Some(Wish { client: hyper::upgrade::on(request), protocol })
+    // hyper puts it there with every such request over HTTP/1; others cannot have a tunnel.
+    Some(Wish { client: head.extensions.remove()?, protocol })
 }
 
 impl Wish {

@@ -12,6 +12,7 @@ use super::{reader::ILLEGAL, *};
 use crate::{
     config::{CHUNK_EXTENSIONS_MAX, TRAILERS_MAX},
     http::{
+        Message,
         body::Body,
         server::{Ended, serve_http1},
     },
@@ -334,7 +335,7 @@ async fn a_client_that_leaves_while_it_waits_for_a_tunnel_is_noticed_and_an_answ
 #[tokio::test(start_paused = true)]
 async fn a_refused_head_is_answered_with_400_and_its_reason_is_known() {
     let drain = Drain::default();
-    let answer = |_: Request<Body>| async { Ok(Response::new(Body::full("hello"))) };
+    let answer = |_: Box<Message>| async { Ok(Response::new(Body::full("hello"))) };
     for head in refused().iter().filter(|row| !row.contains("chunked\r\n\r\n")) {
         let (bytes, _) = unmarked(head);
         for cut in 0..bytes.len() {
