@@ -100,13 +100,7 @@ fn draw(text: &mut String, x: &Scale, y: &Scale, line: &Line, number: usize) {
             y + shift
         );
     }
-    if let Some((x, y)) = places.last() {
-        let _ = writeln!(
-            text,
-            "<text x=\"{:.1}\" y=\"{:.1}\" style=\"fill:{colour}\">{}</text>",
-            x + 10.0,
-            y + 4.0,
-            line.name
-        );
-    }
+    // Beside the plot, where no line can be under it.
+    let (x, y) = (WIDTH - RIGHT + 12.0, TOP + 18.0 * number as f64);
+    let _ = writeln!(text, "<text x=\"{x}\" y=\"{y}\" style=\"fill:{colour}\">{}</text>", line.name);
 }
