@@ -27,6 +27,12 @@ pub fn pin(cpu: usize) {
     sched_setaffinity(None, &set).unwrap_or_else(|error| panic!("no processor {cpu}: the bench needs two: {error}"));
 }
 
+/// Lets a process that runs use so many processors, all its threads, beginning with the proxies' own.
+pub fn allow(pid: u32, processors: u32) {
+    let list = if processors == 1 { PROXY.to_string() } else { format!("{LOAD},{PROXY}") };
+    ring::run("taskset", &["-a", "-p", "-c", &list, &pid.to_string()], "");
+}
+
 /// Puts this process and what it starts from now on before all usual ones, all with the same priority.
 ///
 /// # Panics

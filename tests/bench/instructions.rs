@@ -54,7 +54,7 @@ fn totals(site: &Site, peer: Peer, requests: u64) -> Result<(Totals, String), St
 }
 
 /// From valgrind's last words, such as `==7== I   refs:      1,234,567`; a log has those of earlier runs, too.
-fn last_total(log: &str) -> Option<u64> {
+pub fn last_total(log: &str) -> Option<u64> {
     let said = log.lines().rev().find_map(|line| {
         let (_, words) = line.strip_prefix("==")?.split_once("==")?;
         words.trim_start().strip_prefix('I')?.trim_start().strip_prefix("refs:")
@@ -62,5 +62,5 @@ fn last_total(log: &str) -> Option<u64> {
     said?.trim().replace(',', "").parse().ok()
 }
 
-/// How it is counted works for HTTP/1.1 through a pair only.
+/// Counting works for HTTP/1.1 through a pair only.
 pub const AT: (Shape, Protocol) = (Shape::Pair, Protocol::H1);

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// Connections of a load at a fixed rate.
-const RATE_CONNECTIONS: &str = "16";
+const RATE_CONNECTIONS: u32 = 16;
 
 /// What a load did.
 #[derive(Debug)]
@@ -31,7 +31,12 @@ pub struct Done {
 
 /// As many HTTP/1.1 requests as go, 64 at a time.
 pub fn wrk(site: &Site, shape: Shape, path: &str, seconds: u64) -> Result<Done, String> {
-    let url = format!("http://{}{path}", site.target(shape, Protocol::H1));
+    wrk_to(site, shape, &site.target(shape, Protocol::H1).to_string(), path, seconds)
+}
+
+/// The same to another address.
+pub fn wrk_to(site: &Site, shape: Shape, to: &str, path: &str, seconds: u64) -> Result<Done, String> {
+    let url = format!("http://{to}{path}");
     let text = say(site, shape, "wrk", &["-t1", "-c64", &format!("-d{seconds}s"), &url])?;
     if let Some(line) = text.lines().find(|line| line.contains("Non-2xx") || line.contains("Socket errors")) {
         return Err(format!("wrk {url}: {}", line.trim()));
@@ -61,7 +66,7 @@ pub fn one_by_one(site: &Site, shape: Shape, requests: u64) -> Result<Done, Stri
 }
 
 /// Requests of h2load; none if one of them failed, or there was none.
-fn succeeded(text: &str) -> Option<f64> {
+pub fn succeeded(text: &str) -> Option<f64> {
     let field = |line: &str, name: &str| {
         let at = text.lines().find_map(|text| text.strip_prefix(line))?;
         at.split(',').find_map(|part| part.trim().strip_suffix(name)?.trim().parse::<f64>().ok())
@@ -75,11 +80,24 @@ fn succeeded(text: &str) -> Option<f64> {
 /// HTTP/1.1 requests on a schedule; latencies from the scheduled time.
 pub fn rate(site: &Site, shape: Shape, per_second: u64, warm: u64, seconds: u64) -> Result<Done, String> {
     let to = site.target(shape, Protocol::H1).to_string();
-    let (per_second, warm, seconds) = (per_second.to_string(), warm.to_string(), seconds.to_string());
-    let answer = part(site, shape, &["rate", &to, &per_second, &warm, &seconds, RATE_CONNECTIONS])?;
+    rate_to(site, shape, &to, per_second, [warm, seconds], RATE_CONNECTIONS)
+}
+
+/// The same to other addresses, with commas between, over which the connections are spread; for so long as a warm-up, and
+/// then so long.
+pub fn rate_to(
+    site: &Site,
+    shape: Shape,
+    to: &str,
+    per_second: u64,
+    [warm, seconds]: [u64; 2],
+    connections: u32,
+) -> Result<Done, String> {
+    let numbers = [per_second, warm, seconds, connections.into()].map(|number| number.to_string());
+    let answer = part(site, shape, &[&["rate", to], numbers.each_ref().map(String::as_str).as_slice()].concat())?;
     let keys = ["p50_us", "p90_us", "p99_us", "p999_us"];
     let figures = keys.into_iter().filter_map(|key| Some((key, answer[key].as_f64()?))).collect();
-    let command = format!("bench-parts rate SERVICE {per_second} {warm} {seconds} {RATE_CONNECTIONS}");
+    let command = format!("bench-parts rate SERVICE {}", numbers.join(" "));
     Ok(Done { command, count: answer["requests"].as_f64().unwrap_or_default(), figures })
 }
 

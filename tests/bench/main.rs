@@ -1,25 +1,28 @@
 //! The `bench` ring: our proxies beside Envoy, HAProxy, nginx and floors of our own, in one run on one machine. See
 //! `README.md` beside this file for the method and for the JSON. It fails if any run had errors, and with `--musts` if a
-//! ratio that must hold does not. Arguments: `smoke` or `full`, `--rounds N`, `--peers A,B`, `--measures A,B`, `--json FILE`, `--rr`.
+//! ratio that must hold does not. Arguments: `smoke` or `full`, `--rounds N`, `--peers A,B`, `--measures A,B`, `--json FILE`, `--svg FILE`, `--rr`.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a bench that cannot run must end, loudly")]
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "the table is its output")]
 
-mod certs;
-mod cpu;
-mod instructions;
-mod load;
-mod measures;
-mod peers;
-mod plan;
-mod report;
-mod site;
-mod targets;
+pub mod certs;
+pub mod cpu;
+pub mod growth;
+pub mod instructions;
+pub mod load;
+pub mod measures;
+pub mod peers;
+pub mod plan;
+pub mod plot;
+pub mod report;
+pub mod site;
+pub mod targets;
 
 use std::{collections::BTreeMap, process::ExitCode};
 
 use lacewing_tests::net::ring;
 
-use crate::{
+use self::{
+    growth::Growth,
     measures::{Figures, Measure, take},
     peers::{Peer, start},
     plan::{Plan, Step},
@@ -40,21 +43,31 @@ fn main() -> ExitCode {
     if plan.real_time {
         cpu::real_time();
     }
-    let site = Site::new();
+    eprintln!("bench: about {:.1} minutes", plan.estimate().as_secs_f64() / 60.0);
+    let site = Site::set_up();
     let mut results = Results::default();
     for round in 0..plan.rounds {
         for step in plan.steps(round) {
             run(&site, &plan, &step, round, &mut results);
         }
     }
+    grow(&site, &plan, &mut results);
     sizes(&site, &mut results);
     results.derive();
     let ratios = targets::ratios(&results);
-    print!("{}\n{}", results.table(), targets::table(&ratios));
+    print!("{}\n{}\n{}", results.table(), results.beside(), targets::table(&ratios));
     if let Some(file) = &plan.json
         && let Err(error) = std::fs::write(file, results.json(&plan, &ratios))
     {
         results.failures.push(format!("{}: {error}", file.display()));
+    }
+    if let (Some(file), Some(lines)) = (&plan.svg, growth::lines(&results))
+        && let Err(error) = std::fs::write(file, plot::svg(growth::TITLE, growth::X_AXIS, growth::Y_AXIS, &lines))
+    {
+        results.failures.push(format!("{}: {error}", file.display()));
+    }
+    if plan.smoke {
+        results.failures.extend(targets::far_off(&results));
     }
     for failure in &results.failures {
         println!("FAILED: {failure}");
@@ -84,6 +97,24 @@ fn run(site: &Site, plan: &Plan, step: &Step, round: usize, results: &mut Result
         match take(site, step.peer, (step.shape, step.protocol), &running, *measure, plan.seconds) {
             Ok(figures) => results.add(&name, peer, figures),
             Err(error) => results.failures.push(format!("{name} {peer}: {error}")),
+        }
+    }
+}
+
+/// What more Services, endpoints and workers cost.
+fn grow(site: &Site, plan: &Plan, results: &mut Results) {
+    let rounds: Vec<Vec<Growth>> = (0..plan.rounds).map(|round| plan.growth(round)).collect();
+    if rounds.iter().any(|round| !round.is_empty()) {
+        growth::prepare(site);
+    }
+    for (round, growths) in rounds.into_iter().enumerate() {
+        for growth in growths.into_iter().filter(|growth| growth.is_possible()) {
+            let name = growth.name();
+            eprintln!("round {} {name}", round + 1);
+            match growth::take(site, growth, plan.seconds) {
+                Ok(figures) => results.add(&name, Peer::Lacewing.name(), figures),
+                Err(error) => results.failures.push(format!("{name}: {error}")),
+            }
         }
     }
 }

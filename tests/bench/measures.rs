@@ -16,6 +16,8 @@ use super::{
     site::{LARGE_PATH, Site},
 };
 
+/// Before a load counts.
+const WARM: Duration = Duration::from_secs(1);
 /// Idle connections held, less and more.
 const HELD: [u64; 2] = [500, 2_000];
 /// Before memory is looked at, so that what just happened has settled.
@@ -58,17 +60,30 @@ impl Measure {
         }
     }
 
-    /// Some repeat so well, or take so long, that a few rounds will do.
-    pub fn rounds(self) -> usize {
+    /// Some repeat so well, or take so long, or matter so little there, that a few rounds will do.
+    pub fn rounds(self, shape: Shape) -> usize {
         match self {
             Self::Memory | Self::Calls | Self::Instructions => 1,
             Self::Handshakes | Self::Large | Self::Rate(200 | 2_000) => 3,
+            Self::Rate(_) if shape == Shape::Single => 3,
             _ => usize::MAX,
         }
     }
-}
 
-impl Measure {
+    /// How long it takes, about, with loads of so many seconds.
+    pub fn lasts(self, seconds: u64) -> Duration {
+        let load = Duration::from_secs(seconds);
+        match self {
+            Self::Start => Duration::ZERO,
+            Self::Saturation | Self::Large | Self::Rate(_) => WARM + load,
+            Self::Stream => load,
+            Self::Memory => CALM + SETTLE * 7 + load,
+            Self::Handshakes => load * 2,
+            Self::Calls => (SETTLE + Duration::from_secs(COUNTED_SECONDS + 1)) * 2,
+            Self::Instructions => Duration::from_secs(40),
+        }
+    }
+
     /// Slow ones are for us and what we are held against.
     pub fn fits(self, peer: Peer) -> bool {
         self != Self::Instructions || matches!(peer, Peer::Lacewing | Peer::Hyper)
@@ -102,7 +117,7 @@ pub fn take(
         Measure::Saturation => full_speed(site, shape, protocol, running, "/", seconds),
         Measure::Large => full_speed(site, shape, protocol, running, LARGE_PATH, seconds),
         Measure::Rate(per_second) => {
-            let warm = 1;
+            let warm = WARM.as_secs();
             // Its warm-up is work, too: time is counted over both, and so are requests.
             let counted = per_second * (warm + seconds);
             measured(
@@ -138,7 +153,7 @@ fn full_speed(
         Protocol::H2 => load::h2load(site, shape, path, seconds),
         _ => load::wrk(site, shape, path, seconds),
     };
-    run(1)?;
+    run(WARM.as_secs())?;
     let mut figures = measured(running, |done| done.count, || run(seconds))?;
     for (role, pid) in &running.roles {
         figures.values.insert(format!("rss_{role}_mb"), cpu::memory(*pid).rss / 1e6);
@@ -147,7 +162,7 @@ fn full_speed(
 }
 
 /// Runs a load; what the proxies used meanwhile, per unit of it, goes to its figures: in microseconds.
-fn measured(
+pub fn measured(
     running: &Running<'_>,
     units: impl Fn(&Done) -> f64,
     load: impl FnOnce() -> Result<Done, String>,
@@ -178,15 +193,16 @@ fn memory(
     let mut values = BTreeMap::new();
     let mut look = |when: &str| {
         sleep(SETTLE);
-        let mut most = 0.0_f64;
+        let (mut most, mut most_pss) = (0.0_f64, 0.0_f64);
         for (role, pid) in &running.roles {
             let memory = cpu::memory(*pid);
             values.insert(format!("{when}_{role}_rss_mb"), memory.rss / 1e6);
             values.insert(format!("{when}_{role}_pss_mb"), memory.pss / 1e6);
             values.insert(format!("{when}_{role}_anonymous_mb"), memory.anonymous / 1e6);
-            most = most.max(memory.rss);
+            (most, most_pss) = (most.max(memory.rss), most_pss.max(memory.pss));
         }
         values.insert(format!("{when}_rss_mb"), most / 1e6);
+        values.insert(format!("{when}_pss_mb"), most_pss / 1e6);
         most
     };
     let idle = look("idle");
@@ -251,7 +267,7 @@ fn calls(site: &Site, shape: Shape, running: &Running<'_>) -> Result<Figures, St
 }
 
 /// Calls by name from a summary of strace; `calls` is the sum.
-fn counted(text: &str) -> Vec<(String, f64)> {
+pub fn counted(text: &str) -> Vec<(String, f64)> {
     let rows = text.lines().filter_map(|line| {
         let words: Vec<&str> = line.split_whitespace().collect();
         let count = words.get(3)?.parse::<f64>().ok()?;

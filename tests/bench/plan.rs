@@ -1,9 +1,10 @@
 //! What is run, in which order: rounds, in each all places, in each all peers, whose order turns by one from round to
 //! round, so that no peer always comes first or always after the same other.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use super::{
+    growth::{self, Growth},
     instructions,
     measures::Measure,
     peers::{Peer, Protocol, Shape},
@@ -43,6 +44,8 @@ const FULL: [(Shape, Protocol, &[Measure]); 10] = [
 /// What everybody can afford to run.
 const SMOKE: [(Shape, Protocol, &[Measure]); 2] =
     [(Shape::Pair, Protocol::H1, &[Measure::Saturation]), (Shape::Pair, Protocol::H2, &[Measure::Saturation])];
+/// What a start of a peer takes, until traffic passes, and its end.
+const START: Duration = Duration::from_millis(1_500);
 const SMOKE_PEERS: [Peer; 2] = [Peer::Lacewing, Peer::Hyper];
 
 /// A run of the bench.
@@ -56,6 +59,9 @@ pub struct Plan {
     /// How long a load lasts.
     pub seconds: u64,
     pub json: Option<PathBuf>,
+    /// Where the plot of what grows goes.
+    pub svg: Option<PathBuf>,
+    pub smoke: bool,
     /// Fail where a ratio that must hold does not.
     pub musts: bool,
     /// Everything runs as `SCHED_RR`: for machines that have other work.
@@ -93,6 +99,8 @@ impl Plan {
             rounds: 5,
             seconds: 4,
             json: None,
+            svg: None,
+            smoke: false,
             musts: false,
             real_time: false,
             arguments: args.join(" "),
@@ -102,10 +110,14 @@ impl Plan {
             let mut value = || args.next().ok_or(format!("{arg} wants a value"));
             match arg.as_str() {
                 "full" => {}
-                "smoke" => plan = Self { places: &SMOKE, peers: SMOKE_PEERS.into(), rounds: 3, seconds: 3, ..plan },
+                "smoke" => {
+                    plan =
+                        Self { places: &SMOKE, peers: SMOKE_PEERS.into(), rounds: 3, seconds: 3, smoke: true, ..plan }
+                }
                 "--rr" => plan.real_time = true,
                 "--musts" => plan.musts = true,
                 "--json" => plan.json = Some(value()?.into()),
+                "--svg" => plan.svg = Some(value()?.into()),
                 "--rounds" => plan.rounds = value()?.parse().map_err(|error| format!("--rounds: {error}"))?,
                 "--seconds" => plan.seconds = value()?.parse().map_err(|error| format!("--seconds: {error}"))?,
                 "--measures" => plan.only = value()?.split(',').map(str::to_owned).collect(),
@@ -128,9 +140,7 @@ impl Plan {
                 let place = step.name();
                 let wanted = |measure: &Measure| {
                     let name = format!("{place}-{}", measure.name());
-                    round < measure.rounds()
-                        && measure.fits(peer)
-                        && (self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str())))
+                    round < measure.rounds(*shape) && measure.fits(peer) && self.wants(&name)
                 };
                 step.measures = measures.iter().copied().filter(wanted).collect();
                 if !step.measures.is_empty() {
@@ -139,6 +149,32 @@ impl Plan {
             }
         }
         steps
+    }
+
+    /// What is run after all that, in each of its rounds.
+    pub fn growth(&self, round: usize) -> Vec<Growth> {
+        let all = if self.smoke || round >= growth::ROUNDS || !self.peers.contains(&Peer::Lacewing) {
+            &[][..]
+        } else {
+            &growth::ALL
+        };
+        all.iter().copied().filter(|growth| self.wants(&growth.name())).collect()
+    }
+
+    /// How long it all takes, about.
+    pub fn estimate(&self) -> Duration {
+        let step =
+            |step: Step| START + step.measures.iter().map(|measure| measure.lasts(self.seconds)).sum::<Duration>();
+        let load = Duration::from_secs(self.seconds);
+        let rounds = (0..self.rounds).map(|round| {
+            let growth = (START + growth::WARM + load) * self.growth(round).len() as u32;
+            self.steps(round).into_iter().map(step).sum::<Duration>() + growth
+        });
+        rounds.sum()
+    }
+
+    fn wants(&self, measurement: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| measurement.contains(part.as_str()))
     }
 }
 

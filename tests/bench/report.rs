@@ -4,10 +4,10 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{measures::Figures, plan::Plan, targets::Ratio};
+use super::{measures::Figures, peers::Peer, plan::Plan, targets::Ratio};
 
 /// Figures that tables show, in this order; JSON has all.
-const SHOWN: [&str; 30] = [
+const SHOWN: [&str; 34] = [
     "rps",
     "gbit_s",
     "full_per_s",
@@ -30,14 +30,56 @@ const SHOWN: [&str; 30] = [
     "instructions_out_k",
     "instructions_in_k",
     "idle_rss_mb",
-    "idle_out_pss_mb",
+    "idle_pss_mb",
     "held_500_rss_mb",
+    "held_500_pss_mb",
     "held_2000_rss_mb",
+    "held_2000_pss_mb",
     "per_connection_2000_kb",
     "after_burst_rss_mb",
+    "after_burst_pss_mb",
     "after_burst_more_mb",
     "saturation_rss_mb",
+    "saturation_pss_mb",
     "size_mb",
+];
+
+/// What the table of all peers shows: words, measurement, figure.
+const BESIDE: [(&str, &str, &str); 34] = [
+    ("pair HTTP/1.1, saturation, requests/s", "pair-h1-saturation", "rps"),
+    ("… CPU µs/request", "pair-h1-saturation", "cpu_us"),
+    ("… 64 KB bodies, CPU µs/request", "pair-h1-64k", "cpu_us"),
+    ("pair, 200 rps, added p50 µs", "pair-h1-rate-200", "added_p50_us"),
+    ("… added p99 µs", "pair-h1-rate-200", "added_p99_us"),
+    ("pair, 1,000 rps, added p50 µs", "pair-h1-rate-1000", "added_p50_us"),
+    ("… added p99 µs", "pair-h1-rate-1000", "added_p99_us"),
+    ("… CPU µs/request", "pair-h1-rate-1000", "cpu_us"),
+    ("pair, 2,000 rps, added p50 µs", "pair-h1-rate-2000", "added_p50_us"),
+    ("… added p99 µs", "pair-h1-rate-2000", "added_p99_us"),
+    ("pair HTTP/2 2×32, requests/s", "pair-h2-saturation", "rps"),
+    ("… CPU µs/request", "pair-h2-saturation", "cpu_us"),
+    ("… 64 KB bodies, CPU µs/request", "pair-h2-64k", "cpu_us"),
+    ("single HTTP/1.1, saturation, requests/s", "single-h1-saturation", "rps"),
+    ("… CPU µs/request", "single-h1-saturation", "cpu_us"),
+    ("single HTTP/2 2×32, CPU µs/request", "single-h2-saturation", "cpu_us"),
+    ("TCP one stream, pair, Gbit/s", "pair-tcp-stream", "gbit_s"),
+    ("… CPU s/GB", "pair-tcp-stream", "cpu_s_per_gb"),
+    ("TCP one stream, single, Gbit/s", "single-tcp-stream", "gbit_s"),
+    ("… CPU s/GB", "single-tcp-stream", "cpu_s_per_gb"),
+    ("start to the first answer, pair, ms", "pair-h1-start", "start_ms"),
+    ("handshakes/s, full", "pair-h1-handshakes", "full_per_s"),
+    ("… resumed", "pair-h1-handshakes", "resumed_per_s"),
+    ("system calls/request at 300 rps, out", "pair-h1-calls", "calls_out"),
+    ("… in", "pair-h1-calls", "calls_in"),
+    ("user instructions/request, out, thousands", "pair-h1-instructions", "instructions_out_k"),
+    ("… in", "pair-h1-instructions", "instructions_in_k"),
+    ("RSS idle, MB", "pair-h1-memory", "idle_rss_mb"),
+    ("PSS idle, MB", "pair-h1-memory", "idle_pss_mb"),
+    ("RSS at saturation, MB", "pair-h1-memory", "saturation_rss_mb"),
+    ("RSS with 500 idle connections, MB", "pair-h1-memory", "held_500_rss_mb"),
+    ("RSS with 2,000 idle connections, MB", "pair-h1-memory", "held_2000_rss_mb"),
+    ("RSS 60 s after them, MB", "pair-h1-memory", "after_burst_rss_mb"),
+    ("binary, MB", "binary", "size_mb"),
 ];
 
 /// Values of a figure, one per round.
@@ -113,6 +155,21 @@ impl Results {
         text
     }
 
+    /// All peers in one table: medians, a column each.
+    pub fn beside(&self) -> String {
+        let measured = |peer: &&str| BESIDE.iter().any(|(_, at, figure)| self.median(at, figure, peer).is_some());
+        let peers: Vec<&str> = Peer::ALL.iter().map(|peer| peer.name()).filter(measured).collect();
+        let mut text = format!("| median | {} |\n|---|{}\n", peers.join(" | "), "---|".repeat(peers.len()));
+        for (what, measurement, figure) in BESIDE {
+            let cells: Vec<Option<f64>> = peers.iter().map(|peer| self.median(measurement, figure, peer)).collect();
+            if cells.iter().any(Option::is_some) {
+                let cells = cells.into_iter().map(|cell| cell.map_or("–".to_owned(), short));
+                let _ = writeln!(text, "| {what} | {} |", cells.collect::<Vec<_>>().join(" | "));
+            }
+        }
+        text
+    }
+
     pub fn json(&self, plan: &Plan, ratios: &[Ratio]) -> String {
         let measurements = self.table.iter().map(|(name, figures)| {
             let figures: BTreeMap<_, BTreeMap<_, _>> = figures
@@ -140,7 +197,7 @@ fn summary(values: &[f64]) -> Value {
     json!({ "median": median(values), "min": least, "max": most, "values": values })
 }
 
-fn spread(values: &[f64]) -> String {
+pub fn spread(values: &[f64]) -> String {
     let (least, most) = ends(values);
     match values {
         [one] => short(*one),
@@ -161,7 +218,7 @@ fn ends(values: &[f64]) -> (f64, f64) {
     values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(least, most), value| (least.min(*value), most.max(*value)))
 }
 
-fn median(values: &[f64]) -> f64 {
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let half = sorted.len() / 2;

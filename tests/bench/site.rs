@@ -52,7 +52,7 @@ pub struct Site {
 }
 
 impl Site {
-    pub fn new() -> Self {
+    pub fn set_up() -> Self {
         ring::ring();
         let certs = certs::for_peers(Path::new(ROOT).join("bench-certs"));
         let cluster = Cluster::new();

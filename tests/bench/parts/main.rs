@@ -16,7 +16,7 @@ use std::{net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 const USAGE: &str = "usage: bench-parts
   floor single|out|in h1|h2|tcp|splice LISTEN DIAL CERTS   a proxy without features; out and in: mutual TLS between them
-  rate ADDRESS PER_SECOND WARM_S SECONDS CONNECTIONS       HTTP/1.1 on a schedule
+  rate ADDRESS,… PER_SECOND WARM_S SECONDS CONNECTIONS     HTTP/1.1 on a schedule; connections spread over the addresses
   hold ADDRESS CONNECTIONS                                 idle connections, one request each; until stdin ends
   sink LISTEN                                              counts bytes
   stream ADDRESS SECONDS                                   one TCP stream to a sink
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         }
         ["rate", to, per_second, warm, seconds, connections] => {
             let plan = rate::Plan {
-                to: address(to),
+                to: to.split(',').map(address).collect(),
                 per_second: number(per_second),
                 warm: Duration::from_secs(number(warm)),
                 measured: Duration::from_secs(number(seconds)),

@@ -27,7 +27,8 @@ const TICK: u64 = u64::MAX;
 const ROOM: usize = 64 * 1024;
 
 pub struct Plan {
-    pub to: SocketAddr,
+    /// Connections are spread over them.
+    pub to: Vec<SocketAddr>,
     pub per_second: u64,
     /// Requests of this long first do not count.
     pub warm: Duration,
@@ -37,6 +38,8 @@ pub struct Plan {
 
 struct Connection {
     socket: TcpStream,
+    to: SocketAddr,
+    request: Vec<u8>,
     /// What came of the answer so far.
     got: Vec<u8>,
     /// When its request should have been sent.
@@ -82,10 +85,8 @@ fn tick(epoll: &OwnedFd, gap: Duration) -> OwnedFd {
 
 struct Load {
     epoll: OwnedFd,
-    to: SocketAddr,
-    request: Vec<u8>,
     connections: Vec<Connection>,
-    idle: Vec<usize>,
+    idle: VecDeque<usize>,
     due: VecDeque<Instant>,
     took: Vec<Duration>,
     /// Requests that count.
@@ -98,11 +99,10 @@ struct Load {
 impl Load {
     fn new(plan: &Plan) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("epoll");
-        let connections: Vec<Connection> = (0..plan.connections).map(|at| connect(&epoll, plan.to, at)).collect();
+        let connections: Vec<Connection> =
+            (0..plan.connections).map(|at| connect(&epoll, plan.to[at % plan.to.len()], at)).collect();
         Self {
             epoll,
-            to: plan.to,
-            request: format!("GET / HTTP/1.1\r\nHost: {}\r\n\r\n", plan.to).into_bytes(),
             idle: (0..connections.len()).collect(),
             connections,
             due: VecDeque::new(),
@@ -122,11 +122,11 @@ impl Load {
     fn send(&mut self) {
         while !self.due.is_empty() && !self.idle.is_empty() {
             // Round robin: each connection is used as often as any other.
-            let (at, due) = (self.idle.remove(0), self.due.pop_front().expect("looked at"));
+            let (at, due) = (self.idle.pop_front().expect("looked at"), self.due.pop_front().expect("looked at"));
             let connection = &mut self.connections[at];
             connection.due = due;
             connection.got.clear();
-            if connection.socket.write_all(&self.request).is_err() {
+            if connection.socket.write_all(&connection.request).is_err() {
                 self.broken(at);
             }
         }
@@ -163,15 +163,15 @@ impl Load {
             } else if connection.due >= first {
                 self.took.push(connection.due.elapsed());
             }
-            self.idle.push(at);
+            self.idle.push_back(at);
         }
     }
 
     fn broken(&mut self, at: usize) {
         self.errors += 1;
         self.idle.retain(|idle| *idle != at);
-        self.connections[at] = connect(&self.epoll, self.to, at);
-        self.idle.push(at);
+        self.connections[at] = connect(&self.epoll, self.connections[at].to, at);
+        self.idle.push_back(at);
     }
 
     fn report(mut self) -> Value {
@@ -193,7 +193,8 @@ fn connect(epoll: &OwnedFd, to: SocketAddr, at: usize) -> Connection {
     socket.set_nodelay(true).expect("a TCP socket");
     socket.set_nonblocking(true).expect("a socket");
     epoll::add(epoll, &socket, epoll::EventData::new_u64(at as u64), epoll::EventFlags::IN).expect("room");
-    Connection { socket, got: Vec::new(), due: Instant::now() }
+    let request = format!("GET / HTTP/1.1\r\nHost: {to}\r\n\r\n").into_bytes();
+    Connection { socket, to, request, got: Vec::new(), due: Instant::now() }
 }
 
 /// Whether an answer with a length is complete, and if so whether it is a 200.

@@ -5,8 +5,8 @@ use std::{env, fs, path::PathBuf, process::Command};
 
 use serde_json::{Value, json};
 
+use super::super::site::{folder, tool};
 use super::{Place, Protocol};
-use crate::site::{folder, tool};
 
 /// Connections and requests: more than any measure has.
 const PLENTY: u32 = 20_000;

@@ -4,8 +4,8 @@ use std::{fs, process::Command};
 
 use lacewing_tests::net::User;
 
+use super::super::site::{debian, folder};
 use super::{Place, Protocol};
-use crate::site::{debian, folder};
 
 pub fn command(place: &Place<'_>) -> Command {
     let dir = folder(place.host, &place.name("haproxy"));

@@ -5,8 +5,8 @@ use std::{fs, path::Path, process::Command};
 
 use lacewing_tests::net::User;
 
+use super::super::site::{debian, debian_root, folder};
 use super::{Place, Protocol};
-use crate::site::{debian, debian_root, folder};
 
 /// Settings of the whole process.
 pub fn head(dir: &Path) -> String {
