@@ -312,7 +312,8 @@ impl Discovery {
     }
 
     /// Takes in what the controller says about a target.
-    fn set_target(&self, name: &str, answer: parse::TargetAnswer) {
+    #[doc(hidden)] // public for `tests/gates` alone
+    pub fn set_target(&self, name: &str, answer: parse::TargetAnswer) {
         let mut state = self.state.lock();
         let Some(target) = state.targets.get(name).cloned() else { return };
         let answer = match answer {

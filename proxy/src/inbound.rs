@@ -459,3 +459,23 @@ async fn forward(client: &FromClient, mut message: Box<Message>, received: Insta
     let record = Record::new(client.numbers.clone(), &head, connection, received.elapsed());
     Ok(Response::from_parts(head, body.recorded(record)))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn size_of_future<A, B, F>(_: impl FnOnce(A, B) -> F) -> usize {
+        size_of::<F>()
+    }
+
+    /// As in `outbound.rs`: every open connection holds the first, and each request moves the second.
+    #[test]
+    fn futures_stay_small() {
+        let (connection, request) = (
+            size_of_future(connection),
+            size_of_future(|client: &'static FromClient, incoming| request(client, incoming)),
+        );
+        assert!(connection <= 8_000, "{connection} bytes");
+        assert!(request <= 3_584, "{request} bytes");
+    }
+}
