@@ -60,8 +60,20 @@ pub const FIRST_BYTES: usize = 1_024;
 pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// The app's ports that clients of this pod have used, with their connections to the app.
 pub const APP_PORTS_MAX: usize = 64;
-/// Buffer for each direction of raw TCP, in bytes.
+/// Buffer for each direction of raw TCP that has bytes under way and cannot splice them, in bytes: four TLS records.
 pub const COPY_BUFFER: usize = 64 * 1024;
+/// Such buffers that a thread keeps for the next connection.
+pub const COPY_BUFFERS_SPARE: usize = 4;
+/// Bytes that one direction of raw TCP moves before other connections have their turn.
+pub const COPY_TURN: u64 = 1024 * 1024;
+/// Plain text of which so much comes at once, in bytes, goes through a pipe from then on: few bytes are copied sooner.
+pub const SPLICE_FROM: usize = 16 * 1024;
+/// What a pipe holds, in bytes.
+pub const PIPE_SIZE: usize = 256 * 1024;
+/// Pipes at a time, each two descriptors of [`FILES_RESERVED`]; where all are in use, bytes are copied.
+pub const PIPES_MAX: usize = 32;
+/// Pipes that a thread keeps for the next connection.
+pub const PIPES_SPARE: usize = 4;
 
 // --- HTTP --------------------------------------------------------------------------------------------------------
 
@@ -118,8 +130,8 @@ pub const BODY_IDLE: Duration = Duration::from_secs(60);
 pub const NO_PROGRESS: Duration = Duration::from_secs(60);
 /// Concurrent streams of an HTTP/2 connection whose client has proved no identity.
 pub const STREAMS_MAX_UNKNOWN: u32 = 100;
-/// File descriptors that accepted connections leave alone: for the control stream, the admin ports, the runtime.
-pub const FILES_RESERVED: u64 = 64;
+/// File descriptors that accepted connections leave alone: for the control stream, the admin ports, the runtime, pipes.
+pub const FILES_RESERVED: u64 = 128;
 
 /// Chunk extensions of one HTTP/1 request, in bytes from each `;` on: nobody uses them but to hide something.
 pub const CHUNK_EXTENSIONS_MAX: usize = 1024;
