@@ -3,7 +3,7 @@
 
 use std::{
     io,
-    net::SocketAddr,
+    net::{self, SocketAddr},
     process::ExitCode,
     sync::{Arc, Weak},
     time::Duration,
@@ -12,7 +12,11 @@ use std::{
 use lacewing_ops::{admin as http_admin, log, settings::EXIT_BAD_SETTINGS, signal};
 use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    net::TcpListener,
+    sync::Semaphore,
+    time::{Instant, sleep},
+};
 
 use crate::{
     admin::Admin,
@@ -22,10 +26,10 @@ use crate::{
     endpoint::Context,
     first::Meshed,
     inbound::{self, Inbound},
-    listen::{self, Drain, Leaver},
+    listen::{self, Drain, Draining, Leaver},
     metrics::Metrics,
     outbound::{self, Listener, Outbound},
-    sys,
+    sys, tcp,
     tls::Identity,
 };
 
@@ -43,9 +47,7 @@ pub fn run(env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
             return ExitCode::from(EXIT_BAD_SETTINGS);
         }
     };
-    // One thread: one malloc arena, no wake-ups across threads. A sidecar rarely gets more than one core.
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    match runtime.and_then(|runtime| runtime.block_on(serve(config))) {
+    match runtime().and_then(|runtime| runtime.block_on(serve(config))) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("lacewing-proxy: {error}");
@@ -54,15 +56,15 @@ pub fn run(env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
     }
 }
 
+/// Of one thread: no wake-ups across threads for a connection and its requests.
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
 async fn serve(config: Config) -> io::Result<()> {
-    let outbound_ports = http_admin::bind_all(&config.outbound, "LACEWING_OUTBOUND_ADDR")?;
-    let inbound_ports = http_admin::bind_all(&config.inbound, "LACEWING_INBOUND_ADDR")?;
+    let doors = doors(&config)?;
     let admin_ports = http_admin::bind_all(&config.admin, "LACEWING_ADMIN_ADDR")?;
     let private_port = http_admin::bind(config.private_admin, "LACEWING_PRIVATE_ADMIN_ADDR")?;
-    let mut mapped_ports = Vec::new();
-    for mapped in &config.outbound_map {
-        mapped_ports.push((http_admin::bind(mapped.listen, "LACEWING_OUTBOUND_MAP")?, mapped.target.clone()));
-    }
 
     let started = UnixTime::since_unix_epoch(Duration::from_secs(clock::unix_now()));
     let (metrics, registry) = Metrics::new(started);
@@ -84,22 +86,19 @@ async fn serve(config: Config) -> io::Result<()> {
 
     // A flood from outside must not keep the app from calling others: each direction has its half.
     let most = (sys::connections_max(sys::raise_open_files()) / 2).max(1);
-    let (outbound_slots, inbound_slots) = (Arc::new(Semaphore::new(most)), Arc::new(Semaphore::new(most)));
     let parts = Parts { config: &config, discovery: &discovery, identity: &identity, metrics: &metrics };
-    let out = parts.outbound(&outbound_drain);
-    let mut listeners: Vec<_> = outbound_ports.into_iter().map(|port| (port, Listener::Outbound)).collect();
-    listeners.extend(mapped_ports.into_iter().map(|(port, target)| (port, Listener::Mapped(target.into()))));
-    for (port, listener) in listeners {
-        let out = out.clone();
-        let connection = move |arrived| outbound::connection(out.clone(), arrived, listener.clone());
-        tokio::spawn(listen::accept(port, outbound_slots.clone(), outbound_drain.handle(), connection));
+    let spine = Spine {
+        outbound: parts.outbound(&outbound_drain),
+        outbound_slots: Arc::new(Semaphore::new(most)),
+        outbound_drain: outbound_drain.handle(),
+        inbound: parts.inbound(&inbound_drain),
+        inbound_slots: Arc::new(Semaphore::new(most)),
+        inbound_drain: inbound_drain.handle(),
+    };
+    for _ in 1..config.workers {
+        work_beside(&doors, spine.clone())?;
     }
-    let into = parts.inbound(&inbound_drain);
-    for port in inbound_ports {
-        let into = into.clone();
-        let connection = move |arrived| inbound::connection(into.clone(), arrived);
-        tokio::spawn(listen::accept(port, inbound_slots.clone(), inbound_drain.handle(), connection));
-    }
+    spine.accept(doors)?;
     tokio::spawn(leave_with_the_pod(discovery.clone(), inbound_drain.leaver()));
 
     tracing::info!(
@@ -108,7 +107,7 @@ async fn serve(config: Config) -> io::Result<()> {
         version = env!("CARGO_PKG_VERSION"),
         "lacewing-proxy is up"
     );
-    tokio::spawn(housekeeping(discovery.clone(), Arc::downgrade(&into), metrics.clone()));
+    tokio::spawn(housekeeping(discovery.clone(), Arc::downgrade(&spine.inbound), metrics.clone()));
     let (exit_with_parent, patience) = (config.exit_with_parent, config.drain);
     let admin = Arc::new(Admin { config, discovery, identity, metrics, registry });
     for port in admin_ports {
@@ -120,7 +119,7 @@ async fn serve(config: Config) -> io::Result<()> {
     let why = signal::stop_requested(exit_with_parent).await?;
     tracing::info!(reason = why, "draining");
     // What is held here would be waited for, too; what counts is connections.
-    drop((out, into));
+    drop(spine);
     let deadline = Instant::now() + patience;
     let served = inbound_drain.drain(patience).await;
     // Whatever the time is: the app's own connections hear that it is over.
@@ -130,6 +129,89 @@ async fn serve(config: Config) -> io::Result<()> {
         tracing::warn!("connections were still open after {}s; ending them", patience.as_secs());
     }
     Ok(())
+}
+
+/// A port that is listened on, and for whom.
+struct Door {
+    port: net::TcpListener,
+    opens: Opens,
+}
+
+#[derive(Clone)]
+enum Opens {
+    Outbound(Listener),
+    Inbound,
+}
+
+fn doors(config: &Config) -> io::Result<Vec<Door>> {
+    let mut doors = Vec::new();
+    let mut add = |port: TcpListener, opens| port.into_std().map(|port| doors.push(Door { port, opens }));
+    for port in http_admin::bind_all(&config.outbound, "LACEWING_OUTBOUND_ADDR")? {
+        add(port, Opens::Outbound(Listener::Outbound))?;
+    }
+    for port in http_admin::bind_all(&config.inbound, "LACEWING_INBOUND_ADDR")? {
+        add(port, Opens::Inbound)?;
+    }
+    for mapped in &config.outbound_map {
+        let port = http_admin::bind(mapped.listen, "LACEWING_OUTBOUND_MAP")?;
+        add(port, Opens::Outbound(Listener::Mapped(mapped.target.as_str().into())))?;
+    }
+    Ok(doors)
+}
+
+/// What serves connections, on whichever thread.
+#[derive(Clone)]
+struct Spine {
+    outbound: Arc<Outbound>,
+    outbound_slots: Arc<Semaphore>,
+    outbound_drain: Draining,
+    inbound: Arc<Inbound>,
+    inbound_slots: Arc<Semaphore>,
+    inbound_drain: Draining,
+}
+
+impl Spine {
+    /// Accepts on this thread.
+    fn accept(&self, doors: Vec<Door>) -> io::Result<()> {
+        for Door { port, opens } in doors {
+            let port = TcpListener::from_std(port)?;
+            match opens {
+                Opens::Outbound(listener) => {
+                    let out = self.outbound.clone();
+                    let connection = move |arrived| outbound::connection(out.clone(), arrived, listener.clone());
+                    let (slots, draining) = (self.outbound_slots.clone(), self.outbound_drain.clone());
+                    tokio::spawn(listen::accept(port, slots, draining, connection));
+                }
+                Opens::Inbound => {
+                    let into = self.inbound.clone();
+                    let connection = move |arrived| inbound::connection(into.clone(), arrived);
+                    let (slots, draining) = (self.inbound_slots.clone(), self.inbound_drain.clone());
+                    tokio::spawn(listen::accept(port, slots, draining, connection));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One more thread that accepts from the same sockets: whoever has time takes the next connection, and serves it to its
+/// end. The thread ends with the process, which waits for the connections.
+fn work_beside(doors: &[Door], spine: Spine) -> io::Result<()> {
+    let doors = doors.iter().map(|Door { port, opens }| Ok(Door { port: port.try_clone()?, opens: opens.clone() }));
+    let doors: Vec<Door> = doors.collect::<io::Result<_>>()?;
+    let runtime = runtime()?;
+    let work = async move {
+        if let Err(error) = spine.accept(doors) {
+            tracing::error!(%error, "a worker cannot accept connections");
+        }
+        // What is held here would be waited for.
+        drop(spine);
+        loop {
+            sleep(TRIM_INTERVAL).await;
+            tcp::buffer::forget_spare();
+        }
+    };
+    std::thread::Builder::new().name("worker".to_owned()).spawn(move || runtime.block_on(work)).map(drop)
 }
 
 fn own_ports(config: &Config) -> Vec<u16> {
@@ -204,6 +286,7 @@ async fn housekeeping(discovery: Arc<Discovery>, inbound: Weak<Inbound>, metrics
             inbound.sweep();
         }
         metrics.live.tidy();
+        tcp::buffer::forget_spare();
         sys::trim_memory();
     }
 }

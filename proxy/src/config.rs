@@ -60,8 +60,20 @@ pub const FIRST_BYTES: usize = 1_024;
 pub const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(60);
 /// The app's ports that clients of this pod have used, with their connections to the app.
 pub const APP_PORTS_MAX: usize = 64;
-/// Buffer for each direction of raw TCP, in bytes.
+/// Buffer for each direction of raw TCP that has bytes under way and cannot splice them, in bytes: four TLS records.
 pub const COPY_BUFFER: usize = 64 * 1024;
+/// Such buffers that a thread keeps for the next connection.
+pub const COPY_BUFFERS_SPARE: usize = 4;
+/// Bytes that one direction of raw TCP moves before other connections have their turn.
+pub const COPY_TURN: u64 = 1024 * 1024;
+/// Plain text of which so much comes at once, in bytes, goes through a pipe from then on: few bytes are copied sooner.
+pub const SPLICE_FROM: usize = 16 * 1024;
+/// What a pipe holds, in bytes.
+pub const PIPE_SIZE: usize = 256 * 1024;
+/// Pipes at a time, each two descriptors of [`FILES_RESERVED`]; where all are in use, bytes are copied.
+pub const PIPES_MAX: usize = 32;
+/// Pipes that a thread keeps for the next connection.
+pub const PIPES_SPARE: usize = 4;
 
 // --- HTTP --------------------------------------------------------------------------------------------------------
 
@@ -125,8 +137,8 @@ pub const BODY_IDLE: Duration = Duration::from_secs(60);
 pub const NO_PROGRESS: Duration = Duration::from_secs(60);
 /// Concurrent streams of an HTTP/2 connection whose client has proved no identity.
 pub const STREAMS_MAX_UNKNOWN: u32 = 100;
-/// File descriptors that accepted connections leave alone: for the control stream, the admin ports, the runtime.
-pub const FILES_RESERVED: u64 = 64;
+/// File descriptors that accepted connections leave alone: for the control stream, the admin ports, the runtime, pipes.
+pub const FILES_RESERVED: u64 = 128;
 
 /// Chunk extensions of one HTTP/1 request, in bytes from each `;` on: nobody uses them but to hide something.
 pub const CHUNK_EXTENSIONS_MAX: usize = 1024;
@@ -220,6 +232,9 @@ pub const ADMIN_ADDR: &str = "0.0.0.0:4191,[::]:4191";
 /// Private networks (RFC 1918, RFC 6598, RFC 4193).
 pub const CLUSTER_NETWORKS: &str = "10.0.0.0/8,100.64.0.0/10,172.16.0.0/12,192.168.0.0/16,fd00::/8";
 
+/// Threads that carry connections.
+pub const WORKERS: &str = "1";
+
 /// What the proxy was told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -240,6 +255,8 @@ pub struct Config {
     /// `CONNECT` to a redirected destination is carried.
     pub allow_connect: bool,
     pub outbound_map: Vec<Mapped>,
+    /// Threads that carry connections, each with a processor of its own.
+    pub workers: usize,
     pub control: Control,
     /// Open connections may end by themselves for this long after the wish to stop: the pod's grace less two seconds.
     pub drain: Duration,
@@ -288,6 +305,7 @@ impl Config {
         let allow_connect = s.get("LACEWING_ALLOW_CONNECT", "0", switch);
         let private_admin = s.get("LACEWING_PRIVATE_ADMIN_ADDR", "127.0.0.1:4192", loopback);
         let outbound_map = s.get("LACEWING_OUTBOUND_MAP", "", outbound_map);
+        let workers = s.get("LACEWING_WORKERS", WORKERS, |value| workers(value, processors()));
         let control = Control::read(&mut s, Dialer { mark: mark.flatten() });
         let drain = s.get("LACEWING_DRAIN_TIMEOUT", "28s", |value| duration(value).map(|drain| drain.min(DRAIN_MAX)));
         let exit_with_parent = s.get("LACEWING_EXIT_WITH_PARENT", "0", switch);
@@ -305,6 +323,7 @@ impl Config {
                 dialer: Dialer { mark: mark? },
                 allow_connect: allow_connect?,
                 outbound_map: outbound_map?,
+                workers: workers?,
                 control: control?,
                 drain: drain?,
                 exit_with_parent: exit_with_parent?,
@@ -329,6 +348,16 @@ impl Control {
             .ok();
         Some(Self { addr: addr?, identity: identity?, trust_domain, bundle: bundle?, token_file: token_file?, dialer })
     }
+}
+
+/// What the system lets this process use; a limit on processor time counts.
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn workers(value: &str, most: usize) -> Result<usize, String> {
+    let number = value.parse().ok().filter(|number| (1..=most).contains(number));
+    number.ok_or_else(|| format!("a number from 1 to {most}, the processors that this process may use"))
 }
 
 /// An address on loopback: the private admin port shows what only the pod's own people should see.
@@ -397,6 +426,14 @@ mod tests {
         assert!(list::<IpAddr>("10.0.0.1,").is_err());
         assert_eq!((mark(""), mark("0x2102"), mark("7")), (Ok(None), Ok(Some(0x2102)), Ok(Some(7))));
         assert!(mark("0").is_err() && mark("-1").is_err() && mark("0x").is_err());
+    }
+
+    #[test]
+    fn no_more_workers_than_processors() {
+        assert_eq!((workers("1", 4), workers("4", 4), workers(WORKERS, 1)), (Ok(1), Ok(4), Ok(1)));
+        for bad in ["0", "5", "-1", "many", ""] {
+            assert!(workers(bad, 4).unwrap_err().contains("from 1 to 4"), "{bad}");
+        }
     }
 
     #[test]

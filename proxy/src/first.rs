@@ -16,6 +16,7 @@ use bytes::BytesMut;
 use parking_lot::Mutex;
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf},
+    net::TcpStream,
     time::{Instant, timeout_at},
 };
 
@@ -231,6 +232,14 @@ forward_writes!([<I: AsyncWrite + Unpin, F: Unpin>] Overheard<I, F>, |this| Pin:
 impl<I: Abort, F> Abort for Overheard<I, F> {
     fn abort(&self) {
         self.io.abort();
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        self.io.bare().filter(|_| self.hears.is_none())
+    }
+
+    fn will_stream(&mut self) {
+        self.io.will_stream();
     }
 }
 

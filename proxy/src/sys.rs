@@ -43,11 +43,11 @@ mod tests {
     fn as_many_connections_as_there_are_descriptors_for() {
         for (open_files, connections) in [
             (Some(0), 1),
-            (Some(64), 1),
-            (Some(66), 1),
-            (Some(256), 96),
-            (Some(1_024), 480),
-            (Some(20_064), CONNECTIONS_MAX),
+            (Some(128), 1),
+            (Some(130), 1),
+            (Some(256), 64),
+            (Some(1_024), 448),
+            (Some(20_128), CONNECTIONS_MAX),
             (Some(u64::MAX), CONNECTIONS_MAX),
             (None, CONNECTIONS_MAX),
         ] {

@@ -7,7 +7,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use arc_swap::ArcSwapOption;
@@ -28,7 +28,10 @@ use crate::{
     config::{CLIENT_HELLO_MAX, HANDSHAKE_TIMEOUT},
     error::Error,
     socket::{Dialer, between_proxies},
-    tcp::Abort,
+    tcp::{
+        Abort,
+        buffer::{self, Buffer},
+    },
 };
 
 /// How the bytes inside mesh TLS are meant; said by ALPN, so nothing has to be detected.
@@ -169,7 +172,7 @@ impl Transport {
         }
         let config = self.client_config(peer, alpn)?;
         let name = self.sni.clone().unwrap_or(ServerName::IpAddress(self.addr.ip().into()));
-        let handshake = TlsConnector::from(config).connect(name, socket);
+        let handshake = TlsConnector::from(config).connect(name, Rewound::whole(socket));
         let stream =
             timeout(HANDSHAKE_TIMEOUT, handshake).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         let failed = |refusal| Error::Handshake { addr: self.addr, refusal };
@@ -263,38 +266,68 @@ async fn offers_mesh(socket: &mut TcpStream, first: &mut BytesMut) -> Result<boo
 /// A connection to a peer or to the app.
 pub enum Io {
     Plain(TcpStream),
-    Tls(Box<tokio_rustls::client::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::client::TlsStream<Rewound<TcpStream>>>),
 }
 
-/// A connection whose first bytes were read to look at them, and are read again by who serves it.
+/// A connection whose first bytes were read to look at them, and are read again by who serves it. Below TLS that carries
+/// a stream it also reads ahead.
 pub struct Rewound<I> {
     first: Bytes,
+    ahead: Ahead,
     io: I,
+}
+
+/// Whether more is read than was asked for: rustls asks for 4 KiB at a time, a record may have 16.
+enum Ahead {
+    Off,
+    /// With what nobody has asked for yet.
+    On(Option<Buffer>),
 }
 
 impl<I> Rewound<I> {
     pub fn new(first: Bytes, io: I) -> Self {
-        Self { first, io }
+        Self { first, ahead: Ahead::Off, io }
     }
 
     /// A connection of which nothing was read.
     pub fn whole(io: I) -> Self {
         Self::new(Bytes::new(), io)
     }
+
+    /// From now on reads ahead.
+    pub fn read_ahead(&mut self) {
+        if matches!(self.ahead, Ahead::Off) {
+            self.ahead = Ahead::On(None);
+        }
+    }
 }
 
 impl<I: AsyncRead + Unpin> AsyncRead for Rewound<I> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.first.is_empty() {
-            return Pin::new(&mut self.io).poll_read(cx, buf);
+        let Self { first, ahead, io } = &mut *self;
+        if !first.is_empty() {
+            let n = first.len().min(buf.remaining());
+            buf.put_slice(&first[..n]);
+            first.advance(n);
+            if first.is_empty() {
+                *first = Bytes::new(); // gives the buffer back
+            }
+            return Poll::Ready(Ok(()));
         }
-        let n = self.first.len().min(buf.remaining());
-        buf.put_slice(&self.first[..n]);
-        self.first.advance(n);
-        if self.first.is_empty() {
-            self.first = Bytes::new(); // gives the buffer back
+        match ahead {
+            Ahead::On(held) if held.is_some() || buf.remaining() < buffer::SIZE => {
+                let mut read = held.take().unwrap_or_else(Buffer::lend);
+                if read.is_empty() {
+                    ready!(read.poll_fill(cx, io))?;
+                }
+                let n = read.filled().len().min(buf.remaining());
+                buf.put_slice(&read.filled()[..n]);
+                read.advance(n);
+                *held = Some(read).filter(|read| !read.is_empty());
+                Poll::Ready(Ok(()))
+            }
+            _ => Pin::new(io).poll_read(cx, buf),
         }
-        Poll::Ready(Ok(()))
     }
 }
 
@@ -342,12 +375,35 @@ impl<I: Abort> Abort for Rewound<I> {
     fn abort(&self) {
         self.io.abort();
     }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        self.io.bare().filter(|_| self.first.is_empty() && matches!(self.ahead, Ahead::Off))
+    }
+
+    fn will_stream(&mut self) {
+        self.io.will_stream();
+    }
 }
 
 impl Abort for Io {
     fn abort(&self) {
-        if let Self::Plain(socket) = self {
-            socket.abort();
+        match self {
+            Self::Plain(socket) => socket.abort(),
+            Self::Tls(stream) => stream.abort(),
+        }
+    }
+
+    fn bare(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Plain(socket) => Some(socket),
+            Self::Tls(_) => None,
+        }
+    }
+
+    fn will_stream(&mut self) {
+        match self {
+            Self::Plain(socket) => socket.will_stream(),
+            Self::Tls(stream) => stream.will_stream(),
         }
     }
 }

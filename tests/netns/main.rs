@@ -25,3 +25,4 @@ mod pod_ip_faults;
 mod rollout;
 mod smoke;
 mod wire;
+mod workers;
