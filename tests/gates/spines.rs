@@ -34,18 +34,18 @@ use tokio::{
 use crate::{Gate, measured};
 
 pub const GATES: &[Gate] = &[
-    Gate { name: "request-out-1", function: "outbound::request", run: |n| run(Side::Outbound, 1, n), times: 500 },
-    Gate { name: "request-in-1", function: "inbound::request", run: |n| run(Side::Inbound, 1, n), times: 500 },
-    Gate { name: "request-out-64", function: "outbound::request", run: |n| run(Side::Outbound, 64, n), times: 1_280 },
-    Gate { name: "request-in-64", function: "inbound::request", run: |n| run(Side::Inbound, 64, n), times: 1_280 },
+    Gate { name: "request-out-1", function: "outbound::request", run: |n| run(Side::Outbound, 1, n), times: 250 },
+    Gate { name: "request-in-1", function: "inbound::request", run: |n| run(Side::Inbound, 1, n), times: 250 },
+    Gate { name: "request-out-64", function: "outbound::request", run: |n| run(Side::Outbound, 64, n), times: 640 },
+    Gate { name: "request-in-64", function: "inbound::request", run: |n| run(Side::Inbound, 64, n), times: 640 },
 ];
 
 /// What the app dials; nothing is there but what discovery says.
 const DIALLED: &str = "10.1.0.1:8080";
 const REQUEST: &[u8] = b"GET /api/list HTTP/1.1\r\nHost: web.shop:8080\r\nUser-Agent: gates/1\r\nAccept: */*\r\n\r\n";
 const BODY: usize = 1_024;
-/// Rounds before counting: handshake, first connection, buffers at their size.
-const WARM_UP: u32 = 20;
+/// Rounds before counting: connections are made, and buffers have their size.
+const WARM_UP: u32 = 8;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Side {
