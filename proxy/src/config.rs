@@ -107,6 +107,10 @@ pub const CONNECTION_WINDOW: u32 = 1024 * 1024;
 pub const PEER_CONNECTION_WINDOW: u32 = 8 * 1024 * 1024;
 /// Unsent bytes held for an HTTP/2 stream.
 pub const SEND_BUFFER: usize = 64 * 1024;
+/// Bytes of HTTP/2 frames that are gathered until they are sent together: a TLS record takes no more.
+pub const GATHERED_MAX: usize = 16 * 1024;
+/// Of the room for them, what a connection keeps while it has none.
+pub const GATHERED_KEPT: usize = 4 * 1024;
 /// HTTP/2 keep-alive: a ping after this much silence…
 pub const PING_INTERVAL: Duration = Duration::from_secs(10);
 /// The same to a meshed peer with a request under way: with [`PING_TIMEOUT`], what a peer that vanished holds is sent

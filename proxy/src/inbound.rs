@@ -185,7 +185,7 @@ async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
     let mut bytes = BytesMut::with_capacity(FIRST_BYTES);
     let mut draining = inbound.draining.clone();
     let (began, dialled) = tokio::select! {
-        began = detect(inbound, from, destination, &mut socket, &mut bytes) => began?,
+        began = Box::pin(detect(inbound, from, destination, &mut socket, &mut bytes)) => began?,
         () = draining.over_for_the_silent() => return Ok(()),
     };
     let plain = match began {
@@ -195,13 +195,13 @@ async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
         }
         // TLS: the mesh's own is terminated here, the app's passes untouched.
         First::Client(Protocol::Tls) => {
-            let accepted = timeout(HANDSHAKE_TIMEOUT, tls::accept(socket, bytes, &inbound.identity)).await;
+            let accepted = timeout(HANDSHAKE_TIMEOUT, Box::pin(tls::accept(socket, bytes, &inbound.identity))).await;
             let late =
                 || Error::Forbidden(Refusal::new(RefusalKind::NotTls, "the TLS handshake took longer than 10 s"));
             match accepted.unwrap_or_else(|_| Err(late()))? {
                 Ok(connection) => {
                     inbound.meshed.note(from);
-                    return mesh_connection(inbound, *connection, destination, &slot).await;
+                    return mesh_connection(inbound, connection, destination, &slot).await;
                 }
                 Err(foreign) => Plain { io: foreign, from, protocol: Protocol::Tls, dialled },
             }
@@ -249,11 +249,11 @@ async fn detect(
 /// A peer that proved who it is.
 async fn mesh_connection(
     inbound: &Arc<Inbound>,
-    connection: MeshConnection,
+    connection: Box<MeshConnection>,
     destination: Option<SocketAddr>,
     slot: &Slot,
 ) -> Result<(), Error> {
-    let MeshConnection { io, peer, alpn, sni } = connection;
+    let MeshConnection { io, peer, alpn, sni } = *connection;
     // Where, and may it?
     let at = where_to(inbound, destination, sni.as_deref()).inspect_err(|error| inbound.metrics.denied(error))?;
     let call = Call { peer: Some(peer), at };
@@ -261,8 +261,8 @@ async fn mesh_connection(
     match alpn {
         Alpn::Tcp if inbound.declared(at.port()) == Declared::Http => Err(Error::Denied(first::NOT_HTTP)),
         Alpn::Tcp => {
-            let app = inbound.app(at).transport.connect(Alpn::Tcp).await?;
-            Ok(tcp::forward(app, io, &inbound.peer(&call).connection()).await?)
+            let app = Box::pin(inbound.app(at).transport.connect(Alpn::Tcp)).await?;
+            Ok(Box::pin(tcp::forward(app, io, &inbound.peer(&call).connection())).await?)
         }
         Alpn::H1 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11, slot).await,
         Alpn::H1H2 => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_2, slot).await,
@@ -311,7 +311,7 @@ async fn plain_connection(
         _ => {
             let app = match dialled {
                 Some(app) => app,
-                None => Rewound::whole(inbound.app(call.at).transport.connect(Alpn::Tcp).await?),
+                None => Rewound::whole(Box::pin(inbound.app(call.at).transport.connect(Alpn::Tcp)).await?),
             };
             // A handshake that comes now was late, and is lost: the next one will be waited for.
             let hears = |bytes: &[u8]| {
@@ -319,7 +319,7 @@ async fn plain_connection(
                     inbound.meshed.note(from);
                 }
             };
-            Ok(tcp::forward(app, Overheard::new(io, hears), &inbound.peer(&call).connection()).await?)
+            Ok(Box::pin(tcp::forward(app, Overheard::new(io, hears), &inbound.peer(&call).connection())).await?)
         }
     }
 }
@@ -348,8 +348,8 @@ where
     };
     let draining = inbound.draining.clone();
     server::ended(match version {
-        Version::HTTP_2 => server::serve_http2(io, allowed, draining, handler).await,
-        _ => server::serve_http1(io, draining, handler).await,
+        Version::HTTP_2 => Box::pin(server::serve_http2(io, allowed, draining, handler)).await,
+        _ => Box::pin(server::serve_http1(io, draining, handler)).await,
     })
 }
 
@@ -475,7 +475,7 @@ mod tests {
             size_of_future(connection),
             size_of_future(|client: &'static FromClient, incoming| request(client, incoming)),
         );
-        assert!(connection <= 8_000, "{connection} bytes");
-        assert!(request <= 3_584, "{request} bytes");
+        assert!(connection <= 2_560, "{connection} bytes");
+        assert!(request <= 896, "{request} bytes");
     }
 }

@@ -7,8 +7,10 @@
 use std::{
     io,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
+
+use bytes::{Buf, BytesMut};
 
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -20,7 +22,10 @@ use super::{
     pulse::Pulse,
 };
 use crate::{
-    config::{CONTROL_CREDIT_FRAME, CONTROL_CREDIT_MAX, CONTROL_FRAMES_MAX, CONTROL_FRAMES_WINDOW},
+    config::{
+        CONTROL_CREDIT_FRAME, CONTROL_CREDIT_MAX, CONTROL_FRAMES_MAX, CONTROL_FRAMES_WINDOW, GATHERED_KEPT,
+        GATHERED_MAX,
+    },
     detect::PREFACE,
 };
 
@@ -40,6 +45,8 @@ pub struct Guarded<I> {
     last_stream: [u8; 4],
     verdict: Verdict,
     pulse: Pulse,
+    /// Written, and to be sent at the next flush.
+    gathered: BytesMut,
 }
 
 impl<I> Guarded<I> {
@@ -55,7 +62,16 @@ impl<I> Guarded<I> {
 
     fn new(io: I, verdict: Verdict, pulse: Pulse, unread: usize, unwritten: usize) -> Self {
         let (read, written) = (Frames::after(unread), Frames::after(unwritten));
-        Self { io, read, written, allowance: Allowance::default(), last_stream: [0; 4], verdict, pulse }
+        Self {
+            io,
+            read,
+            written,
+            allowance: Allowance::default(),
+            last_stream: [0; 4],
+            verdict,
+            pulse,
+            gathered: BytesMut::new(),
+        }
     }
 
     /// Whether what was read is still within the allowance.
@@ -91,7 +107,7 @@ impl<I> Guarded<I> {
 impl<I: AsyncWrite + Unpin> Guarded<I> {
     /// GOAWAY with `ENHANCE_YOUR_CALM`, if it can go out whole and at once; the connection ends either way.
     fn say_goodbye(&mut self, cx: &mut Context<'_>) {
-        if !self.written.between() {
+        if !self.written.between() || !matches!(self.poll_write_gathered(cx), Poll::Ready(Ok(()))) {
             return;
         }
         let mut frame = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 11];
@@ -118,20 +134,52 @@ impl<I: AsyncRead + AsyncWrite + Unpin> AsyncRead for Guarded<I> {
     }
 }
 
+impl<I: AsyncWrite + Unpin> Guarded<I> {
+    /// Takes what fits to what is gathered already.
+    fn gather(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(GATHERED_MAX.saturating_sub(self.gathered.len()));
+        if self.gathered.capacity() == 0 {
+            self.gathered.reserve(GATHERED_KEPT);
+        }
+        self.gathered.extend_from_slice(&bytes[..taken]);
+        self.wrote(&bytes[..taken]);
+        taken
+    }
+
+    /// Writes what was gathered.
+    fn poll_write_gathered(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.gathered.is_empty() {
+            let n = ready!(Pin::new(&mut self.io).poll_write(cx, &self.gathered))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.gathered.advance(n);
+        }
+        // In use it stays; what a burst has made of it is given back.
+        if self.gathered.capacity() > GATHERED_KEPT {
+            self.gathered = BytesMut::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// h2 writes frame by frame and then flushes: gathered until then, the frames of many streams are one TLS record and one
+/// system call.
 impl<I: AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write(cx, buf);
-        if let Poll::Ready(Ok(n)) = polled {
-            self.wrote(&buf[..n]);
+        if self.gathered.len() >= GATHERED_MAX {
+            ready!(self.poll_write_gathered(cx))?;
         }
-        polled
+        Poll::Ready(Ok(self.gather(buf)))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_gathered(cx))?;
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_write_gathered(cx))?;
         Pin::new(&mut self.io).poll_shutdown(cx)
     }
 
@@ -140,19 +188,14 @@ impl<I: AsyncWrite + Unpin> AsyncWrite for Guarded<I> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let polled = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        if let Poll::Ready(Ok(mut n)) = polled {
-            for buf in bufs {
-                let of_this = n.min(buf.len());
-                self.wrote(&buf[..of_this]);
-                n -= of_this;
-            }
+        if self.gathered.len() >= GATHERED_MAX {
+            ready!(self.poll_write_gathered(cx))?;
         }
-        polled
+        Poll::Ready(Ok(bufs.iter().map(|buf| self.gather(buf)).sum()))
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.io.is_write_vectored()
+        true
     }
 }
 
@@ -239,7 +282,7 @@ mod tests {
 
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
-        time::advance,
+        time::{advance, timeout},
     };
 
     use super::*;
@@ -315,6 +358,7 @@ mod tests {
         for written in before {
             guarded.write_all(written).await.unwrap();
         }
+        guarded.flush().await.unwrap();
         client.write_all(PREFACE).await.unwrap();
         client.write_all(frames).await.unwrap();
         client.shutdown().await.unwrap();
@@ -350,12 +394,29 @@ mod tests {
         assert!(!pass(&updates, &[frame(PING, 1, 0, &[0; 8]).repeat(MANY)]).await.0);
     }
 
+    #[tokio::test]
+    async fn what_is_written_goes_out_together_and_whole() {
+        let (mut client, mut guarded, _) = served();
+        guarded.write_all(b"a frame").await.unwrap();
+        let early = timeout(Duration::ZERO, client.read_u8()).await;
+        assert!(early.is_err(), "nothing before the flush");
+        guarded.flush().await.unwrap();
+        let large: Vec<u8> = (0..3 * GATHERED_MAX).map(|n| n as u8).collect();
+        guarded.write_all(&large).await.unwrap();
+        guarded.shutdown().await.unwrap();
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got, [b"a frame", large.as_slice()].concat());
+        assert!(guarded.gathered.capacity() <= GATHERED_KEPT, "what a burst needs is given back");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn no_word_in_the_middle_of_another() {
         let (mut client, mut guarded, verdict) = served();
         let half = &frame(DATA, 0, 1, &[1; 100])[..50];
         let [head, body] = [&half[..4], &half[4..]].map(io::IoSlice::new);
         assert_eq!(guarded.write_vectored(&[head, body]).await.unwrap(), 50);
+        guarded.flush().await.unwrap();
         client.write_all(PREFACE).await.unwrap();
         client.write_all(&frame(PING, 0, 0, &[0; 8]).repeat(5_000)).await.unwrap();
         assert!(guarded.read_to_end(&mut Vec::new()).await.is_err());
