@@ -217,6 +217,8 @@ pub const DRAIN_MAX: Duration = Duration::from_secs(120);
 pub const LAST_WORDS: Duration = Duration::from_secs(1);
 /// Unused memory goes back to the system this often.
 pub const TRIM_INTERVAL: Duration = Duration::from_secs(30);
+/// And once for so many connections that were parked meanwhile.
+pub const TRIM_AFTER: usize = 100;
 /// Series of the live ring.
 pub const LIVE_SERIES_MAX: usize = 64;
 /// Sketch buckets of the live ring, over all series: 8 bytes each, up to twice that in capacity.

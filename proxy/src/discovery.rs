@@ -114,7 +114,6 @@ impl Target {
     /// # Errors
     /// [`Error::NotFound`]: it was there, and is gone.
     pub fn current(&self) -> Result<(Arc<Backend>, Declared), Error> {
-        *self.used.lock() = Instant::now();
         let gone = |reason: &str| Error::NotFound { name: self.name.clone(), reason: reason.to_owned() };
         match &*self.answer.borrow() {
             Answer::Found { backend, declared, .. } => Ok((backend.clone(), *declared)),
@@ -123,9 +122,13 @@ impl Target {
         }
     }
 
-    /// Nobody asked for it for that long, and no connection holds it.
+    /// Nobody asked for it for that long, and no connection held it. To be asked now and then.
     fn is_idle(self: &Arc<Self>, for_at_least: Duration) -> bool {
-        Arc::strong_count(self) == 1 && self.used.lock().elapsed() >= for_at_least
+        let mut used = self.used.lock();
+        if Arc::strong_count(self) > 1 {
+            *used = Instant::now();
+        }
+        used.elapsed() >= for_at_least
     }
 }
 

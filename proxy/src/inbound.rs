@@ -201,7 +201,7 @@ async fn serve(inbound: &Arc<Inbound>, arrived: Arrived) -> Result<(), Error> {
             match accepted.unwrap_or_else(|_| Err(late()))? {
                 Ok(connection) => {
                     inbound.meshed.note(from);
-                    return mesh_connection(inbound, connection, destination, &slot).await;
+                    return Box::pin(mesh_connection(inbound, connection, destination, &slot)).await;
                 }
                 Err(foreign) => Plain { io: foreign, from, protocol: Protocol::Tls, dialled },
             }
@@ -341,7 +341,8 @@ where
     let app = inbound.app(call.at);
     let allowed = if call.peer.is_some() { server::Allowed::PEER } else { server::Allowed::STRANGER };
     let slot = slot.clone();
-    let client = Arc::new(FromClient { inbound: inbound.clone(), call, numbers, app, carrier, version, slot });
+    let id = call.peer.as_ref().and_then(headers::client_id);
+    let client = Arc::new(FromClient { inbound: inbound.clone(), call, id, numbers, app, carrier, version, slot });
     let handler = move |incoming| {
         let client = client.clone();
         async move { request(&client, incoming).await }
@@ -349,7 +350,7 @@ where
     let draining = inbound.draining.clone();
     server::ended(match version {
         Version::HTTP_2 => Box::pin(server::serve_http2(io, allowed, draining, handler)).await,
-        _ => Box::pin(server::serve_http1(io, draining, handler)).await,
+        _ => server::serve_http1(io, draining, handler).await,
     })
 }
 
@@ -380,6 +381,8 @@ fn no_mesh_tls(inbound: &Inbound) -> Error {
 struct FromClient {
     inbound: Arc<Inbound>,
     call: Call,
+    /// Who the client is, for the app.
+    id: Option<HeaderValue>,
     numbers: Arc<Peer>,
     app: Arc<Client>,
     carrier: Carrier,
@@ -424,9 +427,8 @@ async fn forward(client: &FromClient, mut message: Box<Message>, received: Insta
     }
     let authority = headers::authority(head, Some(client.call.at))?;
     let wish = upgrade::wish(head);
-    headers::strip_reserved(&mut head.headers);
-    headers::strip_hop_by_hop(&mut head.headers);
-    headers::set_client_id(&mut head.headers, client.call.peer.as_ref());
+    headers::strip(&mut head.headers);
+    head.headers.extend(client.id.clone().map(|id| (headers::CLIENT_ID, id)));
     if let Some(wish) = &wish {
         wish.say(&mut head.headers);
     }
@@ -443,13 +445,12 @@ async fn forward(client: &FromClient, mut message: Box<Message>, received: Insta
     }
     let switched = upgrade::agreed(&response);
     if let Some(wish) = granted {
-        let held = (connection.take(), client.inbound.draining.clone(), client.slot.clone());
+        let held = (connection.take(), client.slot.clone());
         wish.tunnel(&mut response, &client.numbers, held);
     }
     // Stream back, and record at the end of the stream.
     let (mut head, body) = response.into_parts();
-    headers::strip_reserved(&mut head.headers);
-    headers::strip_hop_by_hop(&mut head.headers);
+    headers::strip(&mut head.headers);
     if let Some(protocol) = switched {
         upgrade::put(&mut head.headers, protocol);
     } else if client.version != Version::HTTP_2 && client.inbound.draining.has_started() {

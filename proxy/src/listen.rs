@@ -26,7 +26,13 @@ pub struct Arrived {
 }
 
 /// A place among the connections that may be open.
-pub type Slot = Arc<OwnedSemaphorePermit>;
+pub type Slot = Arc<Place>;
+
+/// Held by a connection, and by what lives on after its task: it counts, and draining waits for it.
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+    _alive: Draining,
+}
 
 /// How far the proxy is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,23 +127,19 @@ where
     loop {
         let accepting = async {
             // The semaphore is never closed, so this cannot fail; if it did, there would be nothing left to serve.
-            let slot = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
+            let permit = slots.clone().acquire_owned().await.map_err(io::Error::other)?;
             let (socket, from) = listener.accept().await?;
-            socket::tune(&socket).map(|()| (socket, from, Arc::new(slot)))
+            socket::tune(&socket).map(|()| (socket, from, permit))
         };
         let accepted = tokio::select! {
             accepted = accepting => accepted,
             () = draining.stopping() => return,
         };
         match accepted {
-            Ok((socket, from, slot)) => {
+            Ok((socket, from, permit)) => {
                 let destination = socket::redirected_from(&socket);
-                let work = connection(Arrived { socket, from, destination, slot });
-                let alive = draining.clone();
-                tokio::spawn(async move {
-                    work.await;
-                    drop(alive);
-                });
+                let slot = Arc::new(Place { _permit: permit, _alive: draining.clone() });
+                tokio::spawn(connection(Arrived { socket, from, destination, slot }));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");

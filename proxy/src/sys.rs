@@ -1,7 +1,9 @@
 //! The one place for system calls that Rust has no safe words for. Small, audited, and the only `unsafe` of the proxy.
 #![allow(unsafe_code)]
 
-use crate::config::{CONNECTIONS_MAX, FILES_RESERVED};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use crate::config::{CONNECTIONS_MAX, FILES_RESERVED, TRIM_AFTER};
 
 /// Raises this process's limit of open files as far as it may, and says what it is then; `None`: the kernel does not say.
 pub fn raise_open_files() -> Option<u64> {
@@ -32,6 +34,14 @@ pub fn trim_memory() {
     // SAFETY: malloc_trim takes no pointers, may be called at any time from any thread, and only returns free pages.
     unsafe {
         libc::malloc_trim(0);
+    }
+}
+
+/// A connection has given its buffers back: now and then that is worth a [`trim_memory`].
+pub fn gave_back() {
+    static CONNECTIONS: AtomicUsize = AtomicUsize::new(1);
+    if CONNECTIONS.fetch_add(1, Relaxed).is_multiple_of(TRIM_AFTER) {
+        trim_memory();
     }
 }
 

@@ -22,6 +22,8 @@ const WARM: Duration = Duration::from_secs(1);
 const HELD: [u64; 2] = [500, 2_000];
 /// Before memory is looked at, so that what just happened has settled.
 const SETTLE: Duration = Duration::from_secs(1);
+/// Idle, before a connection counts as such.
+const REST: Duration = Duration::from_secs(5);
 /// After a burst.
 const CALM: Duration = Duration::from_secs(60);
 /// Requests per second and seconds while system calls are counted: sparse, as a sidecar has it.
@@ -209,6 +211,7 @@ fn memory(
     let mut per_connection = Vec::new();
     for connections in HELD {
         let held = load::hold(site, shape, connections)?;
+        sleep(REST);
         per_connection.push((connections, (look(&format!("held_{connections}")) - idle) / connections as f64 / 1e3));
         drop(held);
         sleep(SETTLE);

@@ -111,8 +111,7 @@ fn routes(times: u32) {
 fn heads_out(times: u32) {
     let authority = Authority::from_static("web.shop:8080");
     count(head(Version::HTTP_11), times, |mut head| {
-        headers::strip_reserved(&mut head.headers);
-        headers::strip_hop_by_hop(&mut head.headers);
+        headers::strip(&mut head.headers);
         headers::to_http2(&mut head, &authority);
         head
     });
@@ -121,11 +120,11 @@ fn heads_out(times: u32) {
 fn heads_in(times: u32) {
     let at = Some("10.1.0.1:8080".parse().unwrap());
     let client = lacewing_identity::SpiffeId::parse("spiffe://cluster.local/ns/shop/sa/client").unwrap();
+    let id = headers::client_id(&client);
     count(head(Version::HTTP_2), times, |mut head| {
         let authority = headers::authority(&head, at).unwrap();
-        headers::strip_reserved(&mut head.headers);
-        headers::strip_hop_by_hop(&mut head.headers);
-        headers::set_client_id(&mut head.headers, Some(&client));
+        headers::strip(&mut head.headers);
+        head.headers.extend(id.clone().map(|id| (headers::CLIENT_ID, id)));
         headers::to_http1(&mut head, &authority);
         head
     });
@@ -147,8 +146,7 @@ fn answers(times: u32) {
     }
     count(answer, times, |mut answer| {
         headers::unambiguous_answer(&answer).unwrap();
-        headers::strip_reserved(&mut answer);
-        headers::strip_hop_by_hop(&mut answer);
+        headers::strip(&mut answer);
         answer
     });
 }

@@ -172,8 +172,32 @@ pub fn unambiguous_answer(headers: &HeaderMap) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes the mesh's own fields. Call it on everything that comes from an app or an unauthenticated peer.
-pub fn strip_reserved(headers: &mut HeaderMap) {
+/// Removes what ends at a proxy: the mesh's own fields, and those that concern one connection only (RFC 9110, 7.6.1). Call
+/// it on every head that comes in.
+pub fn strip(headers: &mut HeaderMap) {
+    // As a rule there is nothing, which one look at the names shows.
+    if headers.keys().any(ends_here) {
+        strip_reserved(headers);
+        strip_hop_by_hop(headers);
+    }
+}
+
+fn ends_here(name: &HeaderName) -> bool {
+    let text = name.as_str();
+    let hop = match text.len() {
+        2 => text == "te",
+        7 => text == "upgrade",
+        10 => text == "connection" || text == "keep-alive",
+        14 => text == "http2-settings",
+        16 => text == "proxy-connection",
+        17 => text == "transfer-encoding",
+        _ => false,
+    };
+    hop || is_reserved(name)
+}
+
+/// Removes the mesh's own fields.
+fn strip_reserved(headers: &mut HeaderMap) {
     while let Some(name) = headers.keys().find(|name| is_reserved(name)).cloned() {
         headers.remove(name);
     }
@@ -195,7 +219,7 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
 
 /// Removes the fields that concern one connection only (RFC 9110, 7.6.1), and those that `Connection` names, except
 /// fields that others rely on: a client must not be able to talk us into removing them.
-pub fn strip_hop_by_hop(headers: &mut HeaderMap) {
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
     if headers.contains_key(CONNECTION) {
         let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
             .filter_map(|value| value.to_str().ok())
@@ -272,12 +296,9 @@ fn absolute(authority: &uri::Authority, path: uri::PathAndQuery) -> Uri {
     Uri::from_parts(parts).unwrap_or_default()
 }
 
-/// Tells the app who the client is; whatever the client claimed is overwritten.
-pub fn set_client_id(headers: &mut HeaderMap, client: Option<&SpiffeId>) {
-    headers.remove(CLIENT_ID);
-    if let Some(value) = client.and_then(|id| HeaderValue::from_str(&id.to_string()).ok()) {
-        headers.insert(CLIENT_ID, value);
-    }
+/// A client's identity as the app is told it, in [`CLIENT_ID`].
+pub fn client_id(client: &SpiffeId) -> Option<HeaderValue> {
+    HeaderValue::from_str(&client.to_string()).ok()
 }
 
 /// The protocol that the client wants to switch to (RFC 9110, 7.8), other than HTTP/2, which is never negotiated that way

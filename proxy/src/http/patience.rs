@@ -169,8 +169,9 @@ impl<I> Watched<I> {
     }
 
     /// What was read and not looked at.
-    pub fn give_back(&mut self, first: Bytes) {
-        self.first = first;
+    pub fn give_back(&mut self, first: &[u8]) {
+        // Copied: nothing, as a rule, in a buffer with much room.
+        self.first = Bytes::copy_from_slice(first);
     }
 }
 

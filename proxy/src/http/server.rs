@@ -37,6 +37,7 @@ use crate::{
     },
     error::Error,
     listen::Draining,
+    sys,
 };
 
 /// How a connection ended that did not end well.
@@ -61,13 +62,50 @@ where
     H: Fn(Box<Message>) -> F,
     F: Future<Output = Result<Response<Body>, h2::Error>>,
 {
-    let born = Instant::now();
-    let (verdict, told, marks) = (Verdict::default(), Told::default(), Arc::<Marks>::default());
+    let parts =
+        Parts { born: Instant::now(), told: Told::default(), marks: Arc::default(), verdict: Verdict::default() };
+    let mut io = Watched::new(Strict::new(io, parts.told.clone()), parts.marks.clone(), parts.verdict.clone());
+    loop {
+        // All that serving needs is in this box, which an idle connection gives back.
+        let Some(idle) = Box::pin(serve_until_idle(io, &parts, &mut draining, &handler)).await? else { return Ok(()) };
+        io = idle;
+        sys::gave_back();
+        let woken = tokio::select! {
+            biased;
+            woken = poll_fn(|cx| io.poll_woken(cx)) => woken,
+            () = sleep(KEEP_ALIVE_TIMEOUT) => false,
+            () = draining.stopping() => false,
+        };
+        if !woken {
+            return Ok(());
+        }
+    }
+}
+
+/// What an HTTP/1 connection is made of besides its bytes.
+struct Parts {
+    born: Instant,
+    told: Told,
+    marks: Arc<Marks>,
+    verdict: Verdict,
+}
+
+/// Serves until the connection ends (`None`), or needs nothing but its socket for a while.
+async fn serve_until_idle<I, H, F>(
+    io: Watched<I>,
+    parts: &Parts,
+    draining: &mut Draining,
+    handler: &H,
+) -> Result<Option<Watched<I>>, Ended>
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    H: Fn(Box<Message>) -> F,
+    F: Future<Output = Result<Response<Body>, h2::Error>>,
+{
     let service = service_fn(|request: Request<Incoming>| {
-        let turn = Turn::begins(&marks);
-        let asked = told.asked(&request);
+        let turn = Turn::begins(&parts.marks);
+        let asked = parts.told.asked(&request);
         let message = Message::boxed(request.map(|body| Body::from_client(body, &turn)));
-        let handler = &handler;
         async move {
             let answer = handler(message).await;
             if let Some(asked) = asked {
@@ -76,54 +114,40 @@ where
             answer.map(|response| response.map(|body| body.in_turn(turn)))
         }
     });
-    let mut io = Watched::new(Strict::new(io, told.clone()), marks.clone(), verdict.clone());
+    let mut connection = http1::Builder::new()
+        .header_read_timeout(None)
+        .max_headers(HEADER_FIELDS_MAX)
+        .max_header_size(HEADER_LIST_MAX as usize)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
     let (mut patience, mut look) = (Patience::default(), pin!(sleep(LOOK_INTERVAL)));
-    let mut stopping = pin!(draining.stopping());
     loop {
-        // In a box of its own, which an idle connection gives back.
-        let connection = http1::Builder::new()
-            .header_read_timeout(None)
-            .max_headers(HEADER_FIELDS_MAX)
-            .max_header_size(HEADER_LIST_MAX as usize)
-            .serve_connection(TokioIo::new(io), &service);
-        let mut connection = Box::new(connection.with_upgrades());
-        loop {
-            tokio::select! {
-                biased;
-                ended = &mut connection => return understood(ended, &verdict, &told),
-                () = &mut look => look.as_mut().reset(Instant::now() + LOOK_INTERVAL),
-                () = &mut stopping => {
-                    // hyper closes a connection on which nothing came yet at once: a client that has just connected would
-                    // lose its request.
-                    let grace = FIRST_REQUEST_GRACE.saturating_sub(born.elapsed());
-                    if let Ok(ended) = timeout(grace, &mut connection).await {
-                        return understood(ended, &verdict, &told);
-                    }
-                    Pin::new(&mut *connection).graceful_shutdown();
-                    return understood(connection.await, &verdict, &told);
-                }
-            }
-            match patience.look(&marks, Instant::now()) {
-                Advice::Wait => {}
-                Advice::End => return Ok(()),
-                Advice::Park => break,
-            }
-        }
-        let Some(parts) = connection.into_parts() else { return Ok(()) };
-        io = parts.io.into_inner();
-        io.give_back(parts.read_buf);
-        look.as_mut().reset(Instant::now() + KEEP_ALIVE_TIMEOUT);
-        let woken = tokio::select! {
+        tokio::select! {
             biased;
-            woken = poll_fn(|cx| io.poll_woken(cx)) => woken,
-            () = &mut look => false,
-            () = &mut stopping => false,
-        };
-        if !woken {
-            return judged(Ok(()), &verdict);
+            ended = &mut connection => return understood(ended, parts),
+            () = &mut look => look.as_mut().reset(Instant::now() + LOOK_INTERVAL),
+            () = draining.stopping() => {
+                // hyper closes a connection on which nothing came yet at once: a client that has just connected would lose
+                // its request.
+                let grace = FIRST_REQUEST_GRACE.saturating_sub(parts.born.elapsed());
+                if let Ok(ended) = timeout(grace, &mut connection).await {
+                    return understood(ended, parts);
+                }
+                Pin::new(&mut connection).graceful_shutdown();
+                return understood(connection.await, parts);
+            }
         }
-        look.as_mut().reset(Instant::now() + LOOK_INTERVAL);
+        match patience.look(&parts.marks, Instant::now()) {
+            Advice::Wait => {}
+            Advice::End => return Ok(None),
+            Advice::Park => break,
+        }
     }
+    Ok(connection.into_parts().map(|parts| {
+        let mut io = parts.io.into_inner();
+        io.give_back(&parts.read_buf);
+        io
+    }))
 }
 
 /// What an HTTP/2 client may do.
@@ -234,10 +258,10 @@ fn judged(ended: Result<(), Broke>, verdict: &Verdict) -> Result<(), Ended> {
 }
 
 /// The same; and if hyper refused a head in which we had found a fault, that is why.
-fn understood(ended: Result<(), hyper::Error>, verdict: &Verdict, told: &Told) -> Result<(), Ended> {
-    match (ended, told.fault()) {
+fn understood<I>(ended: Result<(), hyper::Error>, parts: &Parts) -> Result<Option<I>, Ended> {
+    match (ended, parts.told.fault()) {
         (Err(error), Some(why)) if error.is_parse() => Err(Ended::Refused(why)),
-        (ended, _) => judged(ended.map_err(Broke::Http1), verdict),
+        (ended, _) => judged(ended.map_err(Broke::Http1), &parts.verdict).map(|()| None),
     }
 }
 
