@@ -252,5 +252,8 @@ async fn a_target_that_a_connection_holds_is_not_forgotten() {
     assert_eq!(discovery.backends().len(), 1);
     drop(held);
     discovery.sweep();
+    assert_eq!(discovery.backends().len(), 1, "it was in use a moment ago");
+    tokio::time::advance(TARGET_IDLE).await;
+    discovery.sweep();
     assert!(discovery.backends().is_empty());
 }
