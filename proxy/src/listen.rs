@@ -34,6 +34,12 @@ pub struct Place {
     _alive: Draining,
 }
 
+impl Place {
+    pub fn new(permit: OwnedSemaphorePermit, alive: Draining) -> Slot {
+        Arc::new(Self { _permit: permit, _alive: alive })
+    }
+}
+
 /// How far the proxy is on its way out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
@@ -138,7 +144,7 @@ where
         match accepted {
             Ok((socket, from, permit)) => {
                 let destination = socket::redirected_from(&socket);
-                let slot = Arc::new(Place { _permit: permit, _alive: draining.clone() });
+                let slot = Place::new(permit, draining.clone());
                 tokio::spawn(connection(Arrived { socket, from, destination, slot }));
             }
             Err(error) => {

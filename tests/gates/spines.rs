@@ -17,7 +17,7 @@ use lacewing_proxy::{
     endpoint::{Context, Info},
     first::{Declared, Meshed},
     inbound::{self, Inbound},
-    listen::{Arrived, Drain},
+    listen::{Arrived, Drain, Draining, Place},
     metrics::Metrics,
     outbound::{self, Listener, Outbound},
     socket::{self, Dialer},
@@ -193,7 +193,7 @@ async fn serve_outbound(authority: &Authority, id: &SpiffeId, drain: &Drain) -> 
         own_ports: Vec::new(),
         as_is: Default::default(),
     });
-    let addr = accept(Some(DIALLED.parse().unwrap()), move |arrived| {
+    let addr = accept(Some(DIALLED.parse().unwrap()), drain.handle(), move |arrived| {
         outbound::connection(outbound.clone(), arrived, Listener::Outbound)
     });
     (addr.await, discovery)
@@ -219,11 +219,11 @@ async fn serve_inbound(authority: &Authority, id: &SpiffeId, app: SocketAddr, dr
         peers: Mutex::default(),
         meshed: Meshed::default(),
     });
-    accept(Some(app), move |arrived| inbound::connection(inbound.clone(), arrived)).await
+    accept(Some(app), drain.handle(), move |arrived| inbound::connection(inbound.clone(), arrived)).await
 }
 
 /// As `listen::accept`, with a destination as the kernel would have said it.
-async fn accept<C, F>(destination: Option<SocketAddr>, connection: C) -> SocketAddr
+async fn accept<C, F>(destination: Option<SocketAddr>, draining: Draining, connection: C) -> SocketAddr
 where
     C: Fn(Arrived) -> F + Send + 'static,
     F: Future<Output = ()> + Send + 'static,
@@ -235,7 +235,7 @@ where
         loop {
             let (socket, from): (TcpStream, _) = listener.accept().await.unwrap();
             socket::tune(&socket).unwrap();
-            let slot = Arc::new(slots.clone().acquire_owned().await.unwrap());
+            let slot = Place::new(slots.clone().acquire_owned().await.unwrap(), draining.clone());
             tokio::spawn(connection(Arrived { socket, from, destination, slot }));
         }
     });
