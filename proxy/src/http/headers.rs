@@ -172,28 +172,48 @@ pub fn unambiguous_answer(headers: &HeaderMap) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what ends at a proxy: the mesh's own fields, and those that concern one connection only (RFC 9110, 7.6.1). Call
-/// it on every head that comes in.
+/// Fields that concern one connection only (RFC 9110, 7.6.1), whatever `Connection` says of them.
+const HOP_BY_HOP: [HeaderName; 5] = [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS];
+/// What a name stands for in a set of those that end at a proxy; the first bits are for [`HOP_BY_HOP`].
+const ENDS_CONNECTION: u8 = 1 << 5;
+const ENDS_TE: u8 = 1 << 6;
+const ENDS_RESERVED: u8 = 1 << 7;
+
+/// Removes what ends at a proxy: the mesh's own fields, those that concern one connection only (RFC 9110, 7.6.1), and those
+/// that `Connection` names, except fields that others rely on: a client must not be able to talk us into removing them.
+/// Call it on every head that comes in.
 pub fn strip(headers: &mut HeaderMap) {
-    // As a rule there is nothing, which one look at the names shows.
-    if headers.keys().any(ends_here) {
+    // One look at the names tells what there is: as a rule nothing, or `connection: keep-alive`.
+    let found = headers.keys().fold(0, |found, name| found | ends_here(name));
+    if found & ENDS_RESERVED != 0 {
         strip_reserved(headers);
-        strip_hop_by_hop(headers);
+    }
+    if found & ENDS_CONNECTION != 0 {
+        strip_connection(headers);
+    }
+    for (bit, name) in HOP_BY_HOP.iter().enumerate() {
+        if found & 1 << bit != 0 {
+            headers.remove(name);
+        }
+    }
+    // Of TE only `trailers` means anything beyond this hop; gRPC needs it.
+    if found & ENDS_TE != 0 && headers.get(TE).is_some_and(|te| te.as_bytes() != b"trailers") {
+        headers.remove(TE);
     }
 }
 
-fn ends_here(name: &HeaderName) -> bool {
-    let text = name.as_str();
-    let hop = match text.len() {
-        2 => text == "te",
-        7 => text == "upgrade",
-        10 => text == "connection" || text == "keep-alive",
-        14 => text == "http2-settings",
-        16 => text == "proxy-connection",
-        17 => text == "transfer-encoding",
-        _ => false,
-    };
-    hop || is_reserved(name)
+fn ends_here(name: &HeaderName) -> u8 {
+    match name.as_str() {
+        "connection" => ENDS_CONNECTION,
+        "te" => ENDS_TE,
+        "keep-alive" => 1,
+        "proxy-connection" => 1 << 1,
+        "transfer-encoding" => 1 << 2,
+        "upgrade" => 1 << 3,
+        "http2-settings" => 1 << 4,
+        _ if is_reserved(name) => ENDS_RESERVED,
+        _ => 0,
+    }
 }
 
 /// Removes the mesh's own fields.
@@ -217,28 +237,22 @@ pub fn strip_trailers(trailers: &mut HeaderMap) {
     }
 }
 
-/// Removes the fields that concern one connection only (RFC 9110, 7.6.1), and those that `Connection` names, except
-/// fields that others rely on: a client must not be able to talk us into removing them.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
-        let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .filter(|name| !is_kept(name))
-            .collect();
-        for name in named {
-            headers.remove(name);
-        }
-        headers.remove(CONNECTION);
-    }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, TRANSFER_ENCODING, UPGRADE, HTTP2_SETTINGS] {
+/// Removes `Connection` and what it names.
+fn strip_connection(headers: &mut HeaderMap) {
+    let unknown =
+        |name: &&str| ["keep-alive", "close", "upgrade"].iter().all(|known| !name.eq_ignore_ascii_case(known));
+    let named: Vec<HeaderName> = (headers.get_all(CONNECTION).iter())
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(unknown)
+        .filter_map(|name| name.parse().ok())
+        .filter(|name| !is_kept(name))
+        .collect();
+    for name in named {
         headers.remove(name);
     }
-    // Of TE only `trailers` means anything beyond this hop; gRPC needs it.
-    if headers.get(TE).is_some_and(|te| te.as_bytes() != b"trailers") {
-        headers.remove(TE);
-    }
+    headers.remove(CONNECTION);
 }
 
 fn is_kept(name: &HeaderName) -> bool {
@@ -426,7 +440,7 @@ mod tests {
                 .header("l6g_client_id", "w")
                 .header("l6", "ok"),
         );
-        strip_reserved(&mut head.headers);
+        strip(&mut head.headers);
         assert_eq!(head.headers.len(), 1);
     }
 
@@ -443,12 +457,12 @@ mod tests {
                 .header("te", "gzip")
                 .header("keep-alive", "timeout=5"),
         );
-        strip_hop_by_hop(&mut head.headers);
+        strip(&mut head.headers);
         let mut left: Vec<_> = head.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["authorization", "x-forwarded-for"]);
         head.headers.insert(TE, HeaderValue::from_static("trailers"));
-        strip_hop_by_hop(&mut head.headers);
+        strip(&mut head.headers);
         assert!(head.headers.contains_key(TE));
     }
 
