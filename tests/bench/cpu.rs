@@ -11,26 +11,23 @@ pub const LOAD: usize = 0;
 /// The proxy, or both of a pair.
 pub const PROXY: usize = 1;
 
-/// Runs `work` on one processor; processes that it starts stay there.
-pub fn on<T>(cpu: usize, work: impl FnOnce() -> T) -> T {
+/// Runs `work` on these processors; processes that it starts stay there.
+pub fn on<T>(processors: &[usize], work: impl FnOnce() -> T) -> T {
     let before = sched_getaffinity(None).expect("this thread's processors");
-    pin(cpu);
+    pin(processors);
     let outcome = work();
     sched_setaffinity(None, &before).expect("they were allowed before");
     outcome
 }
 
-/// Puts this thread, and what it starts from now on, on one processor.
-pub fn pin(cpu: usize) {
+/// Puts this thread, and what it starts from now on, on these processors.
+pub fn pin(processors: &[usize]) {
     let mut set = CpuSet::new();
-    set.set(cpu);
-    sched_setaffinity(None, &set).unwrap_or_else(|error| panic!("no processor {cpu}: the bench needs two: {error}"));
-}
-
-/// Lets a process that runs use so many processors, all its threads, beginning with the proxies' own.
-pub fn allow(pid: u32, processors: u32) {
-    let list = if processors == 1 { PROXY.to_string() } else { format!("{LOAD},{PROXY}") };
-    ring::run("taskset", &["-a", "-p", "-c", &list, &pid.to_string()], "");
+    for processor in processors {
+        set.set(*processor);
+    }
+    sched_setaffinity(None, &set)
+        .unwrap_or_else(|error| panic!("no processors {processors:?}: the bench needs two: {error}"));
 }
 
 /// Puts this process and what it starts from now on before all usual ones, all with the same priority.

@@ -9,7 +9,7 @@ use lacewing_tests::net::{Host, ring};
 use super::{
     cpu, load,
     measures::{Figures, measured},
-    peers::{Peer, Protocol, Shape, start},
+    peers::{Peer, Protocol, Shape, start_on},
     plot::{Line, Point},
     report::Results,
     site::Site,
@@ -70,12 +70,6 @@ impl Growth {
         }
     }
 
-    /// Whether the proxy at hand can do it.
-    pub fn is_possible(self) -> bool {
-        let has = |program: Vec<u8>| program.windows(WORKERS.len()).any(|bytes| bytes == WORKERS.as_bytes());
-        !matches!(self, Self::Workers(_)) || std::fs::read(ring::program("lacewing-proxy")).is_ok_and(has)
-    }
-
     /// As the plot calls it.
     fn legend(self) -> &'static str {
         match self {
@@ -120,11 +114,11 @@ pub fn take(site: &Site, growth: Growth, seconds: u64) -> Result<Figures, String
     let (shape, port) = (Shape::Single, Protocol::H1.port());
     let workers = if let Growth::Workers(count) = growth { count } else { 1 };
     site.client.proxy().set_env(WORKERS, &workers.to_string());
-    let running = start(site, Peer::Lacewing, shape, Protocol::H1)?;
+    // A second one shares the other processor with the load: what a request costs is asked, not how many go.
+    let processors = if workers > 1 { &[cpu::PROXY, cpu::LOAD][..] } else { &[cpu::PROXY] };
+    let running = start_on(processors, site, Peer::Lacewing, shape, Protocol::H1)?;
     match growth {
         Growth::Workers(_) => {
-            // It shares the other processor with the load: what a request costs is asked, not how many go.
-            cpu::allow(running.roles[0].1, workers);
             load::wrk(site, shape, "/", WARM.as_secs())?;
             measured(&running, |done| done.count, || load::wrk(site, shape, "/", seconds))
         }
@@ -151,7 +145,7 @@ pub fn take(site: &Site, growth: Growth, seconds: u64) -> Result<Figures, String
 /// What the plot shows, if all of it was measured.
 pub fn lines(results: &Results) -> Option<Vec<Line>> {
     let mut lines: Vec<Line> = Vec::new();
-    for growth in ALL.into_iter().filter(|growth| growth.is_possible()) {
+    for growth in ALL {
         let (of, count) = (growth.legend(), growth.parts().1);
         let value = results.median(&growth.name(), "cpu_us", Peer::Lacewing.name())?;
         let point = Point { x: count.into(), y: value };

@@ -39,7 +39,7 @@ fn main() -> ExitCode {
         }
     };
     ring::ring();
-    cpu::pin(cpu::LOAD);
+    cpu::pin(&[cpu::LOAD]);
     if plan.real_time {
         cpu::real_time();
     }
@@ -108,7 +108,7 @@ fn grow(site: &Site, plan: &Plan, results: &mut Results) {
         growth::prepare(site);
     }
     for (round, growths) in rounds.into_iter().enumerate() {
-        for growth in growths.into_iter().filter(|growth| growth.is_possible()) {
+        for growth in growths {
             let name = growth.name();
             eprintln!("round {} {name}", round + 1);
             match growth::take(site, growth, plan.seconds) {

@@ -161,8 +161,22 @@ impl Drop for Running<'_> {
 /// # Errors
 /// It does not pass in time.
 pub fn start(site: &Site, peer: Peer, shape: Shape, protocol: Protocol) -> Result<Running<'_>, String> {
+    start_on(&[cpu::PROXY], site, peer, shape, protocol)
+}
+
+/// The same on these processors.
+///
+/// # Errors
+/// It does not pass in time.
+pub fn start_on<'a>(
+    processors: &[usize],
+    site: &'a Site,
+    peer: Peer,
+    shape: Shape,
+    protocol: Protocol,
+) -> Result<Running<'a>, String> {
     let started = Instant::now();
-    let mut running = cpu::on(cpu::PROXY, || match peer {
+    let mut running = cpu::on(processors, || match peer {
         Peer::Direct => Running { roles: Vec::new(), start_ms: 0.0, _others: Vec::new(), ours: Vec::new() },
         Peer::Lacewing => ours(site, shape),
         _ => {
@@ -184,7 +198,7 @@ pub fn start(site: &Site, peer: Peer, shape: Shape, protocol: Protocol) -> Resul
 /// It does not pass in time.
 pub fn start_under(site: &Site, peer: Peer, words: &[&str]) -> Result<Vec<(&'static str, Process)>, String> {
     let (shape, protocol) = (Shape::Pair, Protocol::H1);
-    let all = cpu::on(cpu::PROXY, || match peer {
+    let all = cpu::on(&[cpu::PROXY], || match peer {
         Peer::Lacewing => pods(site, shape).into_iter().map(|(role, pod)| (role, pod.proxy_under(words))).collect(),
         _ => others(site, peer, shape, protocol, words),
     });

@@ -61,8 +61,8 @@ impl Site {
             let spec = spec.service(service).port("http", h1, "http").port("h2c", h2, "kubernetes.io/h2c");
             spec.port("tcp", tcp, "")
         };
-        let web = cpu::on(cpu::PROXY, || cluster.pod(serve(PodSpec::new("web-1"), "web")));
-        let client = cpu::on(cpu::PROXY, || cluster.pod(PodSpec::new("client")));
+        let web = cpu::on(&[cpu::PROXY], || cluster.pod(serve(PodSpec::new("web-1"), "web")));
+        let client = cpu::on(&[cpu::PROXY], || cluster.pod(PodSpec::new("client")));
         let plain = cluster.pod(serve(PodSpec::new("plain-1").unmeshed(), "plain"));
         let bare = cluster.pod(PodSpec::new("bare").unmeshed());
         cluster.published();
