@@ -41,7 +41,8 @@ enum Arriving {
     FromClient(Incoming, Turn),
     Http2 {
         stream: RecvStream,
-        _waiting: Option<Waiting>,
+        /// Of an answer.
+        waiting: Option<Waiting>,
     },
 }
 
@@ -76,7 +77,7 @@ impl Arriving {
                 turn.waits(polled.is_pending());
                 polled.map_err(Broke::Http1)
             }
-            Self::Http2 { stream, .. } => poll_stream(stream, cx),
+            Self::Http2 { stream, waiting } => poll_stream(stream, waiting.is_some(), cx),
         }
     }
 
@@ -105,15 +106,20 @@ impl Drop for Arriving {
 }
 
 /// Data and then trailers of an HTTP/2 stream; what was taken makes room for more.
-fn poll_stream(stream: &mut RecvStream, cx: &mut Context<'_>) -> Polled {
+fn poll_stream(stream: &mut RecvStream, is_answer: bool, cx: &mut Context<'_>) -> Polled {
     let frame = match ready!(stream.poll_data(cx)) {
         Some(Ok(data)) => stream.flow_control().release_capacity(data.len()).map(|()| Some(Frame::data(data))),
         Some(Err(error)) => Err(error),
         None => ready!(stream.poll_trailers(cx)).map(|trailers| trailers.map(Frame::trailers)),
     };
     Poll::Ready(match frame {
-        // A server may say so behind a whole answer to which the request's rest does not matter (RFC 9113, 8.1).
-        Err(error) if error.is_remote() && error.reason() == Some(Reason::NO_ERROR) && error.is_reset() => None,
+        // A server may say so behind a whole answer to which the request's rest does not matter (RFC 9113, 8.1). A client that
+        // does breaks its request off: that must not look whole to the app.
+        Err(error)
+            if is_answer && error.is_remote() && error.reason() == Some(Reason::NO_ERROR) && error.is_reset() =>
+        {
+            None
+        }
         frame => frame.map_err(Broke::Http2).transpose(),
     })
 }
@@ -142,12 +148,12 @@ impl Body {
 
     /// The body of an HTTP/2 request.
     pub fn http2(stream: RecvStream) -> Self {
-        Self::arriving(Arriving::Http2 { stream, _waiting: None })
+        Self::arriving(Arriving::Http2 { stream, waiting: None })
     }
 
     /// The body of an HTTP/2 answer.
     pub fn answer(stream: RecvStream, waiting: Waiting) -> Self {
-        Self::arriving(Arriving::Http2 { stream, _waiting: Some(waiting) })
+        Self::arriving(Arriving::Http2 { stream, waiting: Some(waiting) })
     }
 
     fn arriving(arriving: Arriving) -> Self {

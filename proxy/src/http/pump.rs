@@ -148,6 +148,45 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_upload_that_is_taken_back_does_not_look_whole() {
+        for reason in [Reason::NO_ERROR, Reason::CANCEL] {
+            let (ours, theirs) = duplex(1 << 20);
+            let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+            let read = move |mut incoming: Box<Message>| {
+                let tell = tell.clone();
+                async move {
+                    let mut frames = Vec::new();
+                    while let Some(frame) = poll_fn(|cx| Pin::new(&mut incoming.body).poll_frame(cx)).await {
+                        frames.push(frame.is_ok());
+                        if frame.is_err() {
+                            break;
+                        }
+                    }
+                    let _ = tell.send(frames);
+                    Ok(Response::new(Body::empty()))
+                }
+            };
+            let drain = Drain::default();
+            let served = serve_http2(theirs, Allowed::PEER, drain.handle(), read);
+            let ask = async {
+                let (mut requests, connection) = h2::client::handshake(ours).await.unwrap();
+                tokio::spawn(connection);
+                let request = Request::post("http://a/").body(()).unwrap();
+                let (_answer, mut sending) = requests.send_request(request, false).unwrap();
+                sending.send_data(Bytes::from_static(b"half"), false).unwrap();
+                time::sleep(time::Duration::from_secs(1)).await;
+                sending.send_reset(reason);
+                timeout(time::Duration::from_secs(5), told.recv()).await
+            };
+            tokio::select! {
+                _ = served => panic!("the connection ended"),
+                // Either it hears of it, or it was dropped with its stream: in no case does the body end well.
+                frames = ask => assert_ne!(frames.ok().flatten(), Some(vec![true]), "{reason}"),
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_slow_reader_gets_it_all() {
         let drain = Drain::default();
         let mut requests = client(&drain).await;
