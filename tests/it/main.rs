@@ -7,6 +7,7 @@ mod clients;
 mod demo;
 mod faults;
 mod generated;
+mod released;
 mod resources;
 mod tidy;
 mod wire;

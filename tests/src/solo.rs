@@ -36,7 +36,8 @@ pub const MAPPED_PORT: u16 = 7001;
 /// Controller, proxies, apps and their directory; all gone on drop.
 pub struct Solo {
     pub dir: PathBuf,
-    subnet: String,
+    /// The first three bytes of all addresses: `127.2.N`.
+    pub subnet: String,
     /// `LACEWING_LEAF_LIFETIME`.
     pub leaf_lifetime: &'static str,
     pub apps: Vec<App>,
