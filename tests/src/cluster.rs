@@ -7,7 +7,7 @@
 use std::{
     fmt::Write as _,
     io::{Read, Write},
-    process::{Command, Output, Stdio},
+    process::{Child, ChildStdout, Command, Output, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
 };
@@ -248,7 +248,9 @@ impl Drop for Space {
 
 /// A way from here to a pod's port, open until it is dropped.
 pub struct Forward {
-    child: std::process::Child,
+    child: Child,
+    /// It writes a line for each connection, and would end if nobody could read that.
+    _words: ChildStdout,
     /// On 127.0.0.1.
     pub port: u16,
 }
@@ -275,7 +277,7 @@ impl Forward {
         let line = String::from_utf8_lossy(&line).into_owned();
         let from = line.split_whitespace().nth(2).and_then(|from| from.rsplit_once(':'));
         let port = from.and_then(|(_, port)| port.parse().ok()).unwrap_or_else(|| panic!("no port in {line:?}"));
-        Self { child, port }
+        Self { child, _words: out, port }
     }
 }
 
