@@ -1,8 +1,10 @@
 //! Owns what is in force but not quite as written: values that the mesh does not know, and what it does instead.
-//! Pure: a [`World`] in, sentences for the operator out. Served at the admin port's `/errors`; a Kubernetes source will
-//! write them as status conditions.
+//! Pure: a [`World`] in, sentences for the operator out. Served at the admin port's `/errors`.
 
-use lacewing_crds::{AddressType, Kind, ObjectKey, labels::SERVICE_NAME};
+use lacewing_crds::{
+    AddressType, Kind, ObjectKey, Service,
+    labels::{PROXY_VERSION, SERVICE_NAME},
+};
 use lacewing_identity::TrustDomain;
 use serde::Serialize;
 
@@ -27,16 +29,41 @@ pub fn warnings(world: &World, trust_domain: &TrustDomain) -> Vec<Warning> {
 fn services(world: &World) -> impl Iterator<Item = Warning> {
     world.services().flat_map(|(name, service)| {
         let object = ObjectKey { kind: Kind::Service, name: name.clone() }.to_string();
-        service.tcp_ports().filter_map(move |port| {
+        let ports = service.tcp_ports().filter_map(|port| {
             let unknown = port.app_protocol.as_deref().filter(|given| Protocol::declared(Some(given)).is_none())?;
-            let message = format!(
+            Some(format!(
                 "port {}: the mesh does not know the appProtocol {unknown:?} and detects what is spoken; it knows http, \
                  kubernetes.io/h2c, grpc, tcp and lacewing.dev/opaque",
                 port.port
-            );
-            Some(Warning { object: object.clone(), message })
-        })
+            ))
+        });
+        let messages: Vec<_> = not_honoured(service).into_iter().chain(ports).collect();
+        messages.into_iter().map(move |message| Warning { object: object.clone(), message })
     })
+}
+
+/// What a Service as a whole asks for in vain.
+fn not_honoured(service: &Service) -> Vec<String> {
+    let spec = &service.spec;
+    if service.is_external_name() {
+        let elsewhere = spec.external_name.as_deref().unwrap_or("nothing");
+        return vec![format!(
+            "type ExternalName: connections to {elsewhere} pass as they are, without the mesh's TLS, unless that is a \
+             Service of this cluster"
+        )];
+    }
+    let mut found = Vec::new();
+    if let Some(affinity) = spec.session_affinity.as_deref().filter(|given| !matches!(*given, "" | "None")) {
+        found.push(format!(
+            "sessionAffinity: {affinity} is not honoured by meshed clients, which balance each request; where that \
+             breaks the app, let its clients skip the Service's port (config.lacewing.dev/skip-outbound-ports)"
+        ));
+    }
+    if let Some(policy) = spec.internal_traffic_policy.as_deref().filter(|given| !matches!(*given, "Cluster" | "Local"))
+    {
+        found.push(format!("internalTrafficPolicy: {policy:?} is not known to the mesh, and counts as Cluster"));
+    }
+    found
 }
 
 fn pod_warnings(world: &World, trust_domain: &TrustDomain) -> impl Iterator<Item = Warning> {
@@ -44,7 +71,14 @@ fn pod_warnings(world: &World, trust_domain: &TrustDomain) -> impl Iterator<Item
         let object = ObjectKey { kind: Kind::Pod, name: name.clone() }.to_string();
         let mode = policy::mode(world, name, pod).err().map(|bad| format!("{bad}; it counts as strict"));
         let left_out = pods::why_left_out(trust_domain, name, pod);
-        mode.into_iter().chain(left_out).map(move |message| Warning { object: object.clone(), message })
+        let skipped = pods::skipped_ports(pod).err().map(|bad| format!("{bad}; no port counts as skipped"));
+        let shared = (pod.spec.host_network && pod.metadata.annotation(PROXY_VERSION).is_some())
+            .then(|| format!("on the host network, and so without a proxy: {PROXY_VERSION} is not believed"));
+        mode.into_iter()
+            .chain(left_out)
+            .chain(skipped)
+            .chain(shared)
+            .map(move |message| Warning { object: object.clone(), message })
     })
 }
 
@@ -56,7 +90,11 @@ fn slices(world: &World) -> impl Iterator<Item = Warning> {
         } else if slice.address_type == AddressType::Fqdn {
             vec!["not used: the mesh resolves no host names; addressType must be IPv4 or IPv6".to_owned()]
         } else {
-            endpoints::why_addresses_left_out(world, &name.namespace, slice)
+            let unnumbered = slice.ports.iter().filter(|port| port.port.is_none());
+            let unnumbered = unnumbered.map(|port| {
+                format!("port {:?} has no number, and is not used", port.name.as_deref().unwrap_or_default())
+            });
+            unnumbered.chain(endpoints::why_addresses_left_out(world, &name.namespace, slice)).collect()
         };
         messages.into_iter().map(move |message| Warning { object: object.clone(), message })
     })
@@ -96,13 +134,36 @@ metadata: {name: web-1, namespace: a}
                 "d-pod",
                 label,
                 "addressType: IPv4\nendpoints: [{addresses: [10.0.0.2], targetRef: {kind: Pod, name: p}}]",
-            );
+            )
+            + &slice("e-port", label, "addressType: IPv4\nports: [{name: x}]");
         let found = warnings(&world(&yaml), &TrustDomain::parse("cluster.local").unwrap());
         let found: Vec<_> = found.iter().map(|warning| (warning.object.as_str(), warning.message.as_str())).collect();
-        let parts = [("b-label", "service-name"), ("c-names", "host names"), ("d-pod", "no Pod p is known")];
+        let parts = [
+            ("b-label", "service-name"),
+            ("c-names", "host names"),
+            ("d-pod", "no Pod p is known"),
+            ("e-port", "port \"x\" has no number"),
+        ];
         assert_eq!(found.len(), parts.len(), "{found:?}");
         for ((object, message), (name, part)) in found.into_iter().zip(parts) {
             assert!(object == format!("EndpointSlice a/{name}") && message.contains(part), "{object}: {message}");
+        }
+    }
+
+    #[test]
+    fn services_that_ask_in_vain_are_named() {
+        let service =
+            |spec: &str| format!("apiVersion: v1\nkind: Service\nmetadata: {{name: web}}\nspec: {{{spec}}}\n");
+        for (spec, part) in [
+            ("sessionAffinity: ClientIP", "sessionAffinity: ClientIP is not honoured"),
+            ("type: ExternalName, externalName: db.example, sessionAffinity: ClientIP", "db.example pass as they are"),
+            ("internalTrafficPolicy: Nearby", "\"Nearby\" is not known"),
+            ("sessionAffinity: None, internalTrafficPolicy: Local, trafficDistribution: PreferClose", ""),
+            ("type: LoadBalancer, externalTrafficPolicy: Local, publishNotReadyAddresses: true", ""),
+        ] {
+            let found = warnings(&world(&service(spec)), &TrustDomain::parse("cluster.local").unwrap());
+            assert_eq!(found.len(), usize::from(!part.is_empty()), "{spec}: {found:?}");
+            assert!(found.iter().all(|warning| warning.message.contains(part)), "{spec}: {found:?}");
         }
     }
 
@@ -122,5 +183,17 @@ metadata: {name: web-1, namespace: a}
         let found: Vec<String> = warnings(&world, &domain).into_iter().map(|warning| warning.message).collect();
         assert_eq!(found.len(), 3);
         assert!(found[1].contains("counts as strict") && found[2].contains("not ip:port"), "{found:?}");
+
+        let mut pod = world.pod(&Name::new("a", "web-1")).unwrap().clone();
+        pod.spec.host_network = true;
+        pod.metadata.annotations.remove(labels::INBOUND);
+        pod.metadata.annotations.insert(labels::SKIP_INBOUND_PORTS.into(), "http".into());
+        world.apply(Object::Pod(pod));
+        let found: Vec<String> = warnings(&world, &domain).into_iter().map(|warning| warning.message).collect();
+        assert_eq!(found.len(), 3);
+        assert!(
+            found[1].contains("skip-inbound-ports: \"http\"") && found[2].contains("on the host network"),
+            "{found:?}"
+        );
     }
 }

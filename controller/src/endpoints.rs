@@ -6,15 +6,18 @@
 //! to have no proxy. What a slice does not say about an address, the pods that have it do.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, HashSet, btree_map::Entry},
     net::{IpAddr, SocketAddr},
 };
 
-use lacewing_crds::{AddressType, Endpoint as SliceEndpoint, EndpointSlice, Kind, Name, Pod, Service, Transport};
+use lacewing_crds::{
+    AddressType, Endpoint as SliceEndpoint, EndpointConditions, EndpointSlice, Kind, Name, Pod, Service, Transport,
+};
 use lacewing_identity::{SpiffeId, TrustDomain};
 
 use crate::{
     destination::Backend,
+    locality::{Candidate, Endpoints},
     pods::{self, Holder},
     selection,
     world::World,
@@ -45,32 +48,47 @@ pub struct Direct {
     pub sni: String,
 }
 
-/// The ready endpoints of the backend, sorted by address. None for a Service or port that is not there. A pod with
-/// addresses of both families is one endpoint, in the family of the Service's first ClusterIP (headless: IPv4): two would
-/// have two breakers, and a retry "elsewhere" could meet the same pod again.
-pub fn endpoints(world: &World, trust_domain: &TrustDomain, backend: &Backend) -> Vec<Endpoint> {
+/// The endpoints of the backend, sorted by address. None for a Service or port that is not there. A pod with addresses
+/// of both families is one endpoint, in the Service's first family: two would have two breakers, and a retry
+/// "elsewhere" could meet the same pod again.
+pub fn endpoints(world: &World, trust_domain: &TrustDomain, backend: &Backend) -> Endpoints {
     let name = backend.service_name();
-    let Some(service) = world.service(&name) else { return Vec::new() };
-    let Some(port) = service.tcp_ports().find(|port| port.port == backend.port) else { return Vec::new() };
+    let Some(service) = world.service(&name) else { return Endpoints::default() };
+    let Some(port) = service.tcp_ports().find(|port| port.port == backend.port) else { return Endpoints::default() };
     let port_name = port.name.as_deref().unwrap_or_default();
-    let mut found: BTreeMap<SocketAddr, Endpoint> = BTreeMap::new();
+    let mut found: BTreeMap<SocketAddr, Candidate> = BTreeMap::new();
     for slice in world.slices_of(&name).filter(|slice| slice.address_type != AddressType::Fqdn) {
         let Some(port) = slice_port(slice, port_name) else { continue };
-        for listed in slice.endpoints.iter().filter(|listed| is_ready(service, listed)) {
+        for listed in &slice.endpoints {
             for ip in addresses(listed) {
-                if let Some(endpoint) = offered(world, trust_domain, &name, listed, SocketAddr::new(ip, port)) {
-                    // While an endpoint moves between slices it is in both.
-                    found.entry(endpoint.address).or_insert(endpoint);
+                let candidate = candidate(world, trust_domain, (&name, service), listed, SocketAddr::new(ip, port));
+                let Some(candidate) = candidate else { continue };
+                // While an endpoint moves between slices it is in both; one that stays is the newer word.
+                match found.entry(candidate.endpoint.address) {
+                    Entry::Vacant(place) => drop(place.insert(candidate)),
+                    Entry::Occupied(mut other) if other.get().leaving && !candidate.leaving => {
+                        other.insert(candidate);
+                    }
+                    Entry::Occupied(_) => {}
                 }
             }
         }
     }
-    let prefers_v6 = service.cluster_ips().next().is_some_and(|ip| ip.is_ipv6());
-    let preferred = |endpoint: &&Endpoint| endpoint.address.is_ipv6() == prefers_v6 && !endpoint.pod.is_empty();
-    let pod = |endpoint: &Endpoint| (endpoint.namespace.clone(), endpoint.pod.clone());
-    let once: HashSet<_> = found.values().filter(preferred).map(pod).collect();
-    let other_family = |endpoint: &Endpoint| endpoint.address.is_ipv6() != prefers_v6;
-    found.into_values().filter(|endpoint| !(other_family(endpoint) && once.contains(&pod(endpoint)))).collect()
+    once_per_pod(&mut found, service.prefers_ipv6());
+    Endpoints::of(found.into_values().collect(), service.is_node_local())
+}
+
+/// Removes what is of the other family, of pods that are there in the preferred one.
+fn once_per_pod(found: &mut BTreeMap<SocketAddr, Candidate>, prefers_ipv6: bool) {
+    let preferred = |endpoint: &Endpoint| endpoint.address.is_ipv6() == prefers_ipv6;
+    // In most clusters there is one family, and nothing to do.
+    if found.values().all(|candidate| preferred(&candidate.endpoint)) {
+        return;
+    }
+    let pod = |endpoint: &Endpoint| Name::new(&endpoint.namespace, &endpoint.pod);
+    let there = found.values().map(|candidate| &candidate.endpoint).filter(|endpoint| preferred(endpoint));
+    let there: HashSet<Name> = there.filter(|endpoint| !endpoint.pod.is_empty()).map(pod).collect();
+    found.retain(|_, candidate| preferred(&candidate.endpoint) || !there.contains(&pod(&candidate.endpoint)));
 }
 
 /// The endpoint at an address that belongs to this pod, as a list would have it, whether or not it is ready.
@@ -102,9 +120,12 @@ fn slice_port(slice: &EndpointSlice, name: &str) -> Option<u16> {
     tcp.filter(|port| port.name.as_deref().unwrap_or_default() == name).find_map(|port| port.port)
 }
 
-fn is_ready(service: &Service, listed: &SliceEndpoint) -> bool {
-    let ready = listed.conditions.ready.unwrap_or(true) || service.spec.publish_not_ready_addresses;
-    ready && listed.conditions.terminating != Some(true)
+/// Whether an endpoint is on its way out by what its slice says; none if it does not serve.
+fn is_leaving(service: &Service, listed: &SliceEndpoint) -> Option<bool> {
+    let EndpointConditions { ready, serving, terminating } = listed.conditions;
+    let leaving = terminating == Some(true);
+    let serves = if leaving { serving.or(ready).unwrap_or(false) } else { ready.unwrap_or(true) };
+    (serves || service.spec.publish_not_ready_addresses).then_some(leaving)
 }
 
 /// The addresses in their canonical form; host names are none.
@@ -113,27 +134,40 @@ fn addresses(listed: &SliceEndpoint) -> impl Iterator<Item = IpAddr> {
 }
 
 /// The endpoint at an address that a slice lists; none if nothing is to be sent there.
-fn offered(
+fn candidate(
     world: &World,
     trust_domain: &TrustDomain,
-    service: &Name,
+    (name, service): (&Name, &Service),
     listed: &SliceEndpoint,
     address: SocketAddr,
-) -> Option<Endpoint> {
+) -> Option<Candidate> {
+    let mut leaving = is_leaving(service, listed)?;
     let zone = listed.zone.as_deref();
-    match behind(world, &service.namespace, listed, address.ip()).ok()? {
-        Behind::Pod(_, pod) if pods::is_leaving(pod) => None,
-        Behind::Pod(name, pod) => pods::endpoint(trust_domain, (name, pod), address, zone, Ok(service)).ok(),
-        Behind::NoPod => Some(Endpoint {
-            address,
-            namespace: service.namespace.clone(),
-            pod: String::new(),
-            workload: String::new(),
-            service_account: String::new(),
-            zone: zone.unwrap_or_default().to_owned(),
-            identity: None,
-            direct: None,
-        }),
+    let mut node = listed.node_name.as_deref();
+    let endpoint = match behind(world, &name.namespace, listed, address.ip()).ok()? {
+        Behind::Pod(_, pod) if pod.has_finished() => return None,
+        Behind::Pod(pod_name, pod) => {
+            // The wish to delete a pod is known before its slices say so.
+            leaving |= pod.metadata.is_being_deleted();
+            node = node.or(pod.spec.node_name.as_deref());
+            pods::endpoint(trust_domain, (pod_name, pod), address, zone, Ok(name)).ok()?
+        }
+        Behind::NoPod => outside(&name.namespace, address, zone),
+    };
+    Some(Candidate { endpoint, node: node.unwrap_or_default().to_owned(), hints: listed.hints.clone(), leaving })
+}
+
+/// An endpoint that is no pod.
+fn outside(namespace: &str, address: SocketAddr, zone: Option<&str>) -> Endpoint {
+    Endpoint {
+        address,
+        namespace: namespace.to_owned(),
+        pod: String::new(),
+        workload: String::new(),
+        service_account: String::new(),
+        zone: zone.unwrap_or_default().to_owned(),
+        identity: None,
+        direct: None,
     }
 }
 
@@ -161,9 +195,6 @@ fn behind<'w>(world: &'w World, namespace: &str, listed: &SliceEndpoint, ip: IpA
         let uid = target.uid.as_deref().map(|uid| format!(" with the uid {uid}")).unwrap_or_default();
         return Err(format!("{ip} gets no traffic: no Pod {}{uid} is known", target.name));
     };
-    if pods::is_leaving(pod) {
-        return Ok(Behind::Pod(name, pod));
-    }
     if pods::is_meshed(pod) {
         // Whoever else claims the address: only this pod's identity can answer there.
         if pod.ips().all(|own| own != ip) {
@@ -186,13 +217,15 @@ fn meshed_holder(world: &World, ip: IpAddr) -> Option<&Name> {
 }
 
 /// Why addresses of a slice in `namespace` are left out although they are ready, one reason each; for what is wrong
-/// with the pods themselves, see [`pods::why_left_out`]. That a pod is on its way out is as it should be.
+/// with the pods themselves, see [`pods::why_left_out`]. That a pod on its way out loses its address is as it should be.
 pub fn why_addresses_left_out(world: &World, namespace: &str, slice: &EndpointSlice) -> Vec<String> {
-    let ready = slice
-        .endpoints
-        .iter()
-        .filter(|listed| listed.conditions.ready.unwrap_or(true) && listed.conditions.terminating != Some(true));
-    let all = ready.flat_map(|listed| addresses(listed).map(move |ip| (listed, ip)));
+    let stays = |listed: &&SliceEndpoint| {
+        let pod = listed.target_ref.as_ref().and_then(|target| world.pod_of(target, namespace));
+        listed.conditions.ready.unwrap_or(true)
+            && listed.conditions.terminating != Some(true)
+            && pod.is_none_or(|(_, pod)| !pods::is_leaving(pod))
+    };
+    let all = slice.endpoints.iter().filter(stays).flat_map(|listed| addresses(listed).map(move |ip| (listed, ip)));
     all.filter_map(|(listed, ip)| behind(world, namespace, listed, ip).err()).collect()
 }
 

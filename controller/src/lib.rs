@@ -2,7 +2,7 @@
 //!
 //! Reading order, along the way of a change: [`source`] reads manifests, [`world`] is the cluster in memory,
 //! [`publish`] recomputes what is followed by asking [`destination`], [`endpoints`] and [`policy`] (all pure, as are
-//! [`pods`] and [`selection`], which they share), [`grpc`] sends it. Beside it: [`tokens`] and [`identity`] say who
+//! [`pods`], [`selection`] and [`locality`], which they share), [`grpc`] sends it. Beside it: [`tokens`] and [`identity`] say who
 //! somebody is and sign it; [`listen`], [`admin`] and [`metrics`] are the two ports; [`app`] starts everything. Never on
 //! a request's path.
 
@@ -17,6 +17,7 @@ mod files;
 pub mod grpc;
 pub mod identity;
 pub mod listen;
+pub mod locality;
 pub mod metrics;
 pub mod nearest;
 pub mod pods;

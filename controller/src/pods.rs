@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use lacewing_crds::{Kind, Name, Pod, labels};
 use lacewing_identity::{SpiffeId, TrustDomain, sni};
+use lacewing_ops::ports::{Ports, skip_list};
 
 use crate::{
     endpoints::{Direct, Endpoint},
@@ -59,7 +60,7 @@ pub fn is_leaving(pod: &Pod) -> bool {
 /// The endpoint at one of the pod's addresses. `service` is what the connection is meant for; `zone` is what the
 /// address' slice says, if there is one.
 ///
-/// The ports of the proxy itself are not redirected and have no mesh TLS: there it is spoken to in plain text.
+/// Ports that bypass the proxy have no mesh TLS: there it is spoken to in plain text.
 ///
 /// # Errors
 /// The pod has a proxy, but what must answer there is not certain, or it cannot be told where the connection is meant
@@ -71,7 +72,7 @@ pub fn endpoint(
     zone: Option<&str>,
     service: Result<&Name, &str>,
 ) -> Result<Endpoint, String> {
-    let proxy = proxy(trust_domain, name, pod)?.filter(|_| !PROXY_PORTS.contains(&address.port()));
+    let proxy = proxy(trust_domain, name, pod)?.filter(|_| !bypasses_proxy(pod, address.port()));
     let (identity, proxy_address) = match proxy {
         Some(proxy) => (Some(proxy.identity), proxy.address),
         None => (None, None),
@@ -95,6 +96,23 @@ pub fn endpoint(
         identity,
         direct: direct.transpose()?,
     })
+}
+
+/// Whether connections to this port of a pod with a proxy are not redirected into it: the proxy's own ports, and those
+/// that were left out when the pod was made.
+fn bypasses_proxy(pod: &Pod, port: u16) -> bool {
+    // A list that cannot be read skips nothing: an error where the app does not speak mesh TLS, never plain text where
+    // it does.
+    PROXY_PORTS.contains(&port) || skipped_ports(pod).unwrap_or_default().iter().any(|ports| ports.contains(port))
+}
+
+/// Ports of a pod that are not redirected into its proxy.
+///
+/// # Errors
+/// The annotation is no list of ports: why, in words for an operator.
+pub fn skipped_ports(pod: &Pod) -> Result<Vec<Ports>, String> {
+    let annotated = pod.metadata.annotation(labels::SKIP_INBOUND_PORTS).unwrap_or_default();
+    skip_list(annotated).map_err(|why| format!("{}: {why}", labels::SKIP_INBOUND_PORTS))
 }
 
 /// Why no connection is made to this pod; none if nothing about the pod itself prevents it.

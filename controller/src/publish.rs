@@ -15,7 +15,8 @@ use tokio::sync::watch;
 
 use crate::{
     destination::{self, Backend, Target},
-    endpoints::{self, Endpoint},
+    endpoints,
+    locality::{Endpoints, Place},
     policy::{self, InboundPorts},
     source::Change,
     world::World,
@@ -49,8 +50,9 @@ pub enum Query {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
     Target(Target),
-    Endpoints(Vec<Endpoint>),
-    Inbound(InboundPorts),
+    Endpoints(Endpoints),
+    /// The pod's inbound side, and where it runs as a client.
+    Inbound(InboundPorts, Place),
     /// DER roots.
     Trust(Vec<Vec<u8>>),
     /// Not to be answered: why, in words for an operator.
@@ -213,7 +215,7 @@ impl State {
     fn inbound(&self, name: &Name, service_account: &str) -> Answer {
         match self.world.pod(name) {
             Some(pod) if pod.service_account() == service_account => match policy::inbound(&self.world, name) {
-                Some(ports) => Answer::Inbound(ports),
+                Some(ports) => Answer::Inbound(ports, Place::of(&self.world, pod)),
                 None => Answer::Refused(format!("no Pod {name}")),
             },
             Some(_) => {

@@ -4,7 +4,7 @@
 //! What an object *means* is decided in `pods`, `selection`, `destination`, `endpoints` and `policy`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map},
     hash::Hash,
     net::IpAddr,
 };
@@ -22,6 +22,8 @@ pub struct World {
     services_by_name: Lookup<String>,
     services_by_ip: Lookup<IpAddr>,
     pods_by_ip: Lookup<IpAddr>,
+    /// How many endpoints say that a node is in a zone.
+    zones: BTreeMap<(String, String), usize>,
 }
 
 impl World {
@@ -46,6 +48,7 @@ impl World {
                 if let Some(service) = slice.service() {
                     self.slices_by_service.insert(Name::new(&name.namespace, service), &name);
                 }
+                node_zones(&slice).for_each(|at| *self.zones.entry(at).or_default() += 1);
                 self.slices.insert(name, slice);
             }
         }
@@ -70,10 +73,17 @@ impl World {
                 }
             }
             Kind::EndpointSlice => {
-                if let Some(slice) = self.slices.remove(name)
-                    && let Some(service) = slice.service()
-                {
+                let Some(slice) = self.slices.remove(name) else { return };
+                if let Some(service) = slice.service() {
                     self.slices_by_service.remove(&Name::new(&name.namespace, service), name);
+                }
+                for at in node_zones(&slice) {
+                    if let btree_map::Entry::Occupied(mut count) = self.zones.entry(at) {
+                        *count.get_mut() -= 1;
+                        if *count.get() == 0 {
+                            count.remove();
+                        }
+                    }
                 }
             }
         }
@@ -161,6 +171,12 @@ impl World {
         same.then_some((name, pod))
     }
 
+    /// The zone of a node, as slices say that list something there; the first by name if, for a moment, they disagree.
+    pub fn zone_of(&self, node: &str) -> Option<&str> {
+        let ((found, zone), _) = self.zones.range((node.to_owned(), String::new())..).next()?;
+        (found == node).then_some(zone)
+    }
+
     /// How many objects of the kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
@@ -170,6 +186,12 @@ impl World {
             Kind::EndpointSlice => self.slices.len(),
         }
     }
+}
+
+/// The nodes and zones that a slice names together, each pair once.
+fn node_zones(slice: &EndpointSlice) -> impl Iterator<Item = (String, String)> {
+    let pairs = slice.endpoints.iter().filter_map(|listed| Some((listed.node_name.clone()?, listed.zone.clone()?)));
+    pairs.collect::<BTreeSet<_>>().into_iter()
 }
 
 /// A secondary lookup: from a value that an object has to the names of all objects that have it.

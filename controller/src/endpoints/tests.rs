@@ -6,6 +6,7 @@ use lacewing_crds::labels;
 use super::*;
 use crate::{
     endpoints::Direct,
+    locality::Place,
     world::tests::{domain, world},
 };
 
@@ -39,7 +40,7 @@ fn at(ip: &str, name: &str) -> String {
 
 fn list(yaml: &str, port: u16) -> Vec<Endpoint> {
     let backend = Backend { namespace: "a".into(), service: "web".into(), port };
-    endpoints(&world(yaml), &domain(), &backend)
+    endpoints(&world(yaml), &domain(), &backend).near(&Place::default()).into_owned()
 }
 
 fn addresses_of(endpoints: &[Endpoint]) -> Vec<String> {
@@ -61,7 +62,8 @@ fn only_ready_endpoints_are_listed_sorted_and_once() {
     assert_eq!(addresses_of(&list(&yaml, 9000))[0], "10.0.0.2:9001", "each port has its own number");
     assert_eq!(list(&yaml, 81), []);
     let unready = yaml.replace("spec:\n  ports", "spec:\n  publishNotReadyAddresses: true\n  ports");
-    assert_eq!(addresses_of(&list(&unready, 80)).len(), 4, "not ready is good enough, terminating is not");
+    let listed = ["10.0.0.2:8080", "10.0.0.3:8080", "10.0.0.9:8080", "10.0.0.10:8080"];
+    assert_eq!(addresses_of(&list(&unready, 80)), listed, "not ready is good enough, terminating is not");
 }
 
 #[test]
@@ -136,7 +138,7 @@ fn what_says_it_is_meshed_is_never_offered_in_plain_text() {
     account.spec.service_account_name = Some("not/a/name".into());
     for bad in [address, account] {
         world.apply(lacewing_crds::Object::Pod(bad));
-        assert_eq!(endpoints(&world, &domain(), &backend), []);
+        assert_eq!(*endpoints(&world, &domain(), &backend).near(&Place::default()), []);
     }
 }
 
@@ -168,7 +170,7 @@ fn an_address_without_a_pods_name_is_that_of_the_pod_that_has_it() {
         ("meshed, of another namespace", vec![elsewhere("p", "10.0.0.1")], &["10.0.0.1:8080 p tls"]),
         ("not meshed", vec![plain("p", "10.0.0.1")], &["10.0.0.1:8080 p"]),
         ("a node", vec![host("p", "10.0.0.1")], &["10.0.0.1:8080 "]),
-        ("on its way out", vec![deleted("p", "10.0.0.1")], &[]),
+        ("on its way out, and the only one", vec![deleted("p", "10.0.0.1")], &["10.0.0.1:8080 p tls"]),
         ("finished", vec![finished("p", "10.0.0.1")], &["10.0.0.1:8080 "]),
         ("used again", vec![deleted("p", "10.0.0.1"), meshed("q", "10.0.0.1")], &["10.0.0.1:8080 q tls"]),
         ("used again without a proxy", vec![finished("p", "10.0.0.1"), plain("q", "10.0.0.1")], &["10.0.0.1:8080 q"]),
@@ -272,5 +274,51 @@ fn a_pod_of_both_families_is_one_endpoint() {
         ),
     ] {
         assert_eq!(addresses_of(&list(&format!("{service}{slices}{pods}"), 80)), expected);
+    }
+}
+
+/// Ports of slices differ where pods name theirs differently, and a headless Service has no address to go by.
+#[test]
+fn each_slice_has_its_own_number_behind_a_name() {
+    let other = slice("web-2", "{addresses: [10.0.0.2]}").replace("port: 8080", "port: 8090");
+    let none = slice("web-3", "{addresses: [10.0.0.3]}").replace("port: 8080", "port: null");
+    let yaml = format!("{SERVICE}{}{other}{none}", slice("web-1", "{addresses: [10.0.0.1]}"));
+    assert_eq!(addresses_of(&list(&yaml, 80)), ["10.0.0.1:8080", "10.0.0.2:8090"]);
+    let v6 = slice("web-2", "{addresses: ['fd00::1'], targetRef: {kind: Pod, name: p}}");
+    let both = slice("web-1", &at("10.0.0.1", "p")) + &v6.replace("addressType: IPv4", "addressType: IPv6");
+    let dual = pod("p", "10.0.0.1", "", "").replace("podIP: 10.0.0.1", "podIPs: [{ip: 10.0.0.1}, {ip: 'fd00::1'}]");
+    for (families, first) in
+        [("[IPv4, IPv6]", "10.0.0.1:8080"), ("[IPv6, IPv4]", "[fd00::1]:8080"), ("[]", "10.0.0.1:8080")]
+    {
+        let headless = SERVICE.replace("spec:", &format!("spec:\n  clusterIP: None\n  ipFamilies: {families}"));
+        assert_eq!(addresses_of(&list(&format!("{headless}{both}{dual}"), 80)), [first], "{families}");
+    }
+}
+
+#[test]
+fn ports_that_skip_the_proxy_are_plain() {
+    let named = at("10.0.0.1", "p");
+    for (annotated, plain) in [
+        ("'8080'", true),
+        ("'25, 8000-8100'", true),
+        ("'25'", false),
+        ("''", false),
+        ("'web'", false),
+        ("'8080, x'", false),
+    ] {
+        let annotations = format!("{MESHED}, config.lacewing.dev/skip-inbound-ports: {annotated}");
+        // The directory source refuses what cannot be read; a cluster may hold it.
+        let mut world = world(&format!("{SERVICE}{}{}", slice("web-1", &named), pod("p", "10.0.0.1", MESHED, "")));
+        let mut pod = world.pod(&Name::new("a", "p")).unwrap().clone();
+        let annotated = annotated.trim_matches('\'').to_owned();
+        pod.metadata.annotations.insert(labels::SKIP_INBOUND_PORTS.into(), annotated);
+        world.apply(lacewing_crds::Object::Pod(pod));
+        let backend = |port| Backend { namespace: "a".into(), service: "web".into(), port };
+        let identity = |port: u16| {
+            let all = endpoints(&world, &domain(), &backend(port));
+            let [endpoint] = &*all.near(&Place::default()) else { panic!("{annotations}: {all:?}") };
+            endpoint.identity.is_some()
+        };
+        assert_eq!((identity(80), identity(9000)), (!plain, true), "{annotations}");
     }
 }

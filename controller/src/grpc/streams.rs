@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::subscriptions::{Subscriptions, View};
+use crate::locality::Place;
 
 /// Open streams by number.
 type Open = Arc<Mutex<BTreeMap<u64, Weak<Mutex<Subscriptions>>>>>;
@@ -34,6 +35,9 @@ pub struct StreamView {
     pub peer: String,
     /// Names the life of the controller; versions below are counters in it.
     pub epoch: u64,
+    /// Where its pod runs; empty until it has asked for its inbound side, and where nothing says so.
+    pub node: String,
+    pub zone: String,
     pub keys: Vec<View>,
 }
 
@@ -69,7 +73,9 @@ impl Streams {
         let open: Vec<_> = self.open.lock().values().filter_map(Weak::upgrade).collect();
         let view = |subscriptions: Arc<Mutex<Subscriptions>>| {
             let subscriptions = subscriptions.lock();
-            StreamView { peer: subscriptions.peer().to_string(), epoch: self.epoch, keys: subscriptions.view() }
+            let Place { node, zone } = subscriptions.place().clone();
+            let peer = subscriptions.peer().to_string();
+            StreamView { peer, epoch: self.epoch, node, zone, keys: subscriptions.view() }
         };
         open.into_iter().map(view).collect()
     }

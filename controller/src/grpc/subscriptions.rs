@@ -17,6 +17,7 @@ use wire::{watch_request::Action, watch_response::Answer as WireAnswer};
 use super::convert::{self, Key};
 use crate::{
     endpoints::Endpoint,
+    locality::Place,
     publish::{Answer, Followed, Publisher},
 };
 
@@ -43,6 +44,8 @@ pub struct Subscriptions {
     refusals: VecDeque<(Option<wire::Key>, String)>,
     /// Keys that were refused for want of room, each once.
     waiting: VecDeque<Key>,
+    /// Where the proxy's pod runs; nowhere in particular until the stream has asked for its inbound side.
+    place: Place,
 }
 
 struct Subscription {
@@ -76,11 +79,17 @@ impl Subscriptions {
             rest: None,
             refusals: VecDeque::new(),
             waiting: VecDeque::new(),
+            place: Place::default(),
         }
     }
 
     pub fn peer(&self) -> &SpiffeId {
         &self.peer
+    }
+
+    /// Where the proxy's pod runs.
+    pub fn place(&self) -> &Place {
+        &self.place
     }
 
     pub fn len(&self) -> usize {
@@ -237,10 +246,17 @@ impl Subscriptions {
             return None;
         }
         let sent = subscription.sent.replace(answer.clone());
+        let parts = parts(sent.as_deref(), &answer, &self.place);
+        // What changed may not concern this client.
+        if parts.is_empty() {
+            return None;
+        }
         self.counter += 1;
         subscription.sent_version = self.counter;
+        if let Answer::Inbound(_, place) = &*answer {
+            self.move_to(place);
+        }
         let wire_key = key.to_wire();
-        let parts = parts(sent.as_deref(), &answer);
         let mut messages: VecDeque<_> =
             parts.into_iter().map(|part| self.message(Some(wire_key.clone()), part)).collect();
         let last = messages.len().saturating_sub(1);
@@ -252,19 +268,38 @@ impl Subscriptions {
         first
     }
 
+    /// What is sent from now on is for a client at `place`. What depends on it is sent anew.
+    fn move_to(&mut self, place: &Place) {
+        if self.place == *place {
+            return;
+        }
+        self.place = place.clone();
+        for (key, subscription) in &mut self.followed {
+            if let Some(Answer::Endpoints(endpoints)) = subscription.sent.as_deref()
+                && endpoints.depends_on_place()
+            {
+                subscription.sent = None;
+                if !std::mem::replace(&mut subscription.is_due, true) {
+                    self.due.push_back(key.clone());
+                }
+            }
+        }
+    }
+
     fn message(&self, key: Option<wire::Key>, answer: WireAnswer) -> wire::WatchResponse {
         let version = Some(wire::Version { epoch: self.epoch, counter: self.counter });
         wire::WatchResponse { key, version, more: false, answer: Some(answer) }
     }
 }
 
-/// The messages that bring a stream from what it was `sent` to `answer`: at least one.
-fn parts(sent: Option<&Answer>, answer: &Answer) -> Vec<WireAnswer> {
+/// The messages that bring the stream of a client at `place` from what it was `sent` to `answer`: none if that is the
+/// same for this client.
+fn parts(sent: Option<&Answer>, answer: &Answer, place: &Place) -> Vec<WireAnswer> {
     match (sent, answer) {
-        (Some(Answer::Endpoints(sent)), Answer::Endpoints(now)) => delta(sent, now),
-        (_, Answer::Endpoints(now)) => snapshot(now),
+        (Some(Answer::Endpoints(sent)), Answer::Endpoints(now)) => delta(&sent.near(place), &now.near(place)),
+        (_, Answer::Endpoints(now)) => snapshot(&now.near(place)),
         (_, Answer::Target(target)) => vec![convert::target(target)],
-        (_, Answer::Inbound(inbound)) => vec![convert::inbound(inbound)],
+        (_, Answer::Inbound(inbound, _)) => vec![convert::inbound(inbound)],
         (_, Answer::Trust(roots)) => vec![WireAnswer::Trust(wire::TrustBundle { roots: roots.clone() })],
         (_, Answer::Refused(why)) => vec![WireAnswer::Refused(why.clone())],
     }

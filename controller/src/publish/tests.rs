@@ -84,7 +84,7 @@ async fn an_address_is_followed_from_nothing_to_a_pod_and_back() {
 async fn a_deleted_pod_is_told_and_taken_out_at_once() {
     let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: web-x, namespace: a, labels: \
                  {kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{port: 80}]\nendpoints: [{addresses: \
-                 [10.0.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: web-1}}]\n---\n";
+                 [10.0.0.1], conditions: {ready: true}, targetRef: {kind: Pod, name: web-1}}, {addresses: [10.0.0.2]}]\n---\n";
     let publisher = publisher();
     publisher.apply(changes(&(service("web") + slice + &pod(""))));
     let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
@@ -92,12 +92,14 @@ async fn a_deleted_pod_is_told_and_taken_out_at_once() {
     let query = Query::Inbound { pod: Name::new("a", "web-1"), service_account: "default".into() };
     let mut inbound = publisher.follow(query).unwrap();
     let mut now = || match (endpoints.borrow_and_update().as_deref(), inbound.borrow_and_update().as_deref()) {
-        (Some(Answer::Endpoints(endpoints)), Some(Answer::Inbound(inbound))) => (endpoints.len(), inbound.terminating),
+        (Some(Answer::Endpoints(endpoints)), Some(Answer::Inbound(inbound, _))) => {
+            (endpoints.near(&Place::default()).len(), inbound.terminating)
+        }
         other => panic!("{other:?}"),
     };
-    assert_eq!(now(), (1, false));
+    assert_eq!(now(), (2, false));
     publisher.apply(changes(&pod(", deletionTimestamp: 2026-11-22T04:00:00Z")));
-    assert_eq!(now(), (0, true));
+    assert_eq!(now(), (1, true));
 }
 
 #[test]
@@ -137,7 +139,7 @@ fn a_pod_is_answered_only_to_its_own_account() {
         let query = Query::Inbound { pod: Name::new("a", name), service_account: account.into() };
         publisher.follow(query).unwrap().borrow().clone().unwrap()
     };
-    assert!(matches!(&*ask("web-1", "web"), Answer::Inbound(_)));
+    assert!(matches!(&*ask("web-1", "web"), Answer::Inbound(..)));
     assert!(matches!(&*ask("web-1", "voting"), Answer::Refused(why) if why.contains("does not run as")));
     assert!(matches!(&*ask("web-2", "web"), Answer::Refused(why) if why.contains("no Pod a/web-2")));
     // A pod made again under another account is another pod.

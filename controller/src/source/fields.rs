@@ -51,6 +51,8 @@ const SERVICE_PORT: &[&str] = &["appProtocol", "name", "nodePort", "port", "prot
 const SLICE_ENDPOINT: &[&str] =
     &["addresses", "conditions", "deprecatedTopology", "hints", "hostname", "nodeName", "targetRef", "zone"];
 const SLICE_CONDITIONS: &[&str] = &["ready", "serving", "terminating"];
+const HINTS: &[&str] = &["forNodes", "forZones"];
+const HINT: &[&str] = &["name"];
 const SLICE_PORT: &[&str] = &["appProtocol", "name", "port", "protocol"];
 const TARGET_REF: &[&str] = &["apiVersion", "fieldPath", "kind", "name", "namespace", "resourceVersion", "uid"];
 
@@ -73,6 +75,8 @@ pub fn below(kind: Kind, path: &[&str]) -> &'static [&'static str] {
         (Kind::EndpointSlice, ["endpoints"]) => SLICE_ENDPOINT,
         (Kind::EndpointSlice, ["endpoints", "conditions"]) => SLICE_CONDITIONS,
         (Kind::EndpointSlice, ["endpoints", "targetRef"]) => TARGET_REF,
+        (Kind::EndpointSlice, ["endpoints", "hints"]) => HINTS,
+        (Kind::EndpointSlice, ["endpoints", "hints", "forNodes" | "forZones"]) => HINT,
         (Kind::EndpointSlice, ["ports"]) => SLICE_PORT,
         _ => &[],
     }

@@ -8,6 +8,7 @@ use lacewing_crds::{
     AddressType, EndpointSlice, Kind, Object, ObjectMeta, Pod, Service,
     labels::{self, InboundMode, Inject},
 };
+use lacewing_ops::ports::{Ports, skip_list};
 
 use super::locate::Step;
 use crate::nearest::nearest;
@@ -100,6 +101,7 @@ fn labels_and_annotations(kind: Kind, metadata: &ObjectMeta) -> Result<(), Inval
             labels::INJECT => value.parse::<Inject>().map(drop).map_err(|e| e.to_string()),
             labels::INBOUND => value.parse::<InboundMode>().map(drop).map_err(|e| e.to_string()),
             labels::PROXY_ADDRESS => proxy_address(value),
+            labels::SKIP_INBOUND_PORTS => skip_list::<Ports>(value).map(drop).map_err(|why| format!("{key}: {why}")),
             labels::PROXY_VERSION if value.is_empty() => Err(format!("{key} is empty: write the proxy's version")),
             known if labels::ANNOTATIONS.contains(&known) => Ok(()),
             own if is_own(own) => Err(unknown_annotation(own)),

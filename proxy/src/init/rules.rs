@@ -184,7 +184,7 @@ fn push_table(batch: &mut Batch, kind: u16, flags: u16) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::init::settings::SKIP_MAX;
+    use lacewing_ops::ports::SKIP_MAX;
 
     fn redirection(settings: &[(&str, &str)]) -> Redirection {
         let find = |name: &str| settings.iter().find(|(n, _)| *n == name).map(|(_, value)| (*value).to_owned());

@@ -2,21 +2,17 @@
 //! settings as the proxy's listeners, so that the two cannot differ; addresses at which no redirected connection could
 //! arrive are errors here.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    str::FromStr,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use lacewing_ops::settings::{Settings, SettingsError, parsed, text};
+use lacewing_ops::{
+    ports::{Ports, skip_list},
+    settings::{Settings, SettingsError, parsed, text},
+};
 
 use crate::{
     cidr::Cidr,
     config::{self, ADMIN_ADDR, INBOUND_ADDR, OUTBOUND_ADDR},
 };
-
-/// Entries of each skip list: every one is a rule, and all rules must fit into one message to the kernel.
-pub const SKIP_MAX: usize = 128;
 
 /// What is redirected where, and what is left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,13 +40,6 @@ pub enum Exempt {
     Mark(u32),
 }
 
-/// One port, or a range with both ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Ports {
-    pub first: u16,
-    pub last: u16,
-}
-
 impl Redirection {
     /// Reads all settings.
     ///
@@ -65,9 +54,9 @@ impl Redirection {
         let inbound = s.get("LACEWING_INBOUND_ADDR", INBOUND_ADDR, |value| redirect_port(value, reachable_inbound));
         let admin = s.get("LACEWING_ADMIN_ADDR", ADMIN_ADDR, config::list::<SocketAddr>);
         let private_admin = s.get("LACEWING_PRIVATE_ADMIN_ADDR", "127.0.0.1:4192", parsed::<SocketAddr>);
-        let skip_inbound = s.get("LACEWING_SKIP_INBOUND_PORTS", "", skipped);
-        let skip_outbound = s.get("LACEWING_SKIP_OUTBOUND_PORTS", "", skipped);
-        let skip_subnets = s.get("LACEWING_SKIP_SUBNETS", "", skipped);
+        let skip_inbound = s.get("LACEWING_SKIP_INBOUND_PORTS", "", skip_list);
+        let skip_outbound = s.get("LACEWING_SKIP_OUTBOUND_PORTS", "", skip_list);
+        let skip_subnets = s.get("LACEWING_SKIP_SUBNETS", "", skip_list);
         let built = (|| {
             let (outbound, inbound) = (outbound?, inbound?);
             let mut own_ports = vec![outbound, inbound];
@@ -86,40 +75,6 @@ impl Redirection {
             })
         })();
         s.finish(built)
-    }
-}
-
-impl Ports {
-    pub fn contains(self, port: u16) -> bool {
-        (self.first..=self.last).contains(&port)
-    }
-}
-
-impl FromStr for Ports {
-    type Err = String;
-
-    /// # Errors
-    /// What is wrong with it, in words for an operator.
-    fn from_str(text: &str) -> Result<Self, String> {
-        let port = |text: &str| {
-            let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-            text.parse()
-                .ok()
-                .filter(|port| digits && *port != 0)
-                .ok_or("write ports from 1 to 65535 as 25 or 8000-8100")
-        };
-        let (first, last) = text.split_once('-').unwrap_or((text, text));
-        let (first, last) = (port(first)?, port(last)?);
-        if first > last {
-            return Err(format!("the range ends before it begins; write {last}-{first}"));
-        }
-        Ok(Self { first, last })
-    }
-}
-
-impl fmt::Display for Ports {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.first == self.last { write!(f, "{}", self.first) } else { write!(f, "{}-{}", self.first, self.last) }
     }
 }
 
@@ -153,20 +108,10 @@ fn reachable_inbound(ip: IpAddr) -> Result<(), String> {
     Ok(())
 }
 
-/// None, or up to [`SKIP_MAX`] separated by commas.
-fn skipped<T: FromStr<Err = String>>(value: &str) -> Result<Vec<T>, String> {
-    if value.is_empty() {
-        return Ok(Vec::new());
-    }
-    let entries = config::list(value)?;
-    if entries.len() > SKIP_MAX {
-        return Err(format!("{} entries, of at most {SKIP_MAX}: use ranges", entries.len()));
-    }
-    Ok(entries)
-}
-
 #[cfg(test)]
 mod tests {
+    use lacewing_ops::ports::SKIP_MAX;
+
     use super::*;
 
     fn read(settings: &[(&str, &str)]) -> Result<Redirection, String> {
@@ -198,21 +143,6 @@ mod tests {
         assert_eq!(redirection.own_ports, [4191, 4192, 5140, 5143, 5191]);
         assert_eq!(redirection.skip_outbound, [Ports { first: 25, last: 25 }, Ports { first: 3306, last: 3310 }]);
         assert_eq!(redirection.skip_subnets.len(), 2);
-    }
-
-    #[test]
-    fn ports_and_ranges() {
-        for (text, inside, outside) in
-            [("25", vec![25], vec![24, 26]), ("1-65535", vec![1, 80, 65535], vec![0]), ("8-9", vec![8, 9], vec![7, 10])]
-        {
-            let ports: Ports = text.parse().unwrap();
-            assert_eq!(ports.to_string(), text);
-            assert!(inside.iter().all(|port| ports.contains(*port)), "{text}");
-            assert!(!outside.iter().any(|port| ports.contains(*port)), "{text}");
-        }
-        for bad in ["", "0", "65536", "-1", "1-", "+1", "9-8", "1-2-3", "0-5", "http", " 1"] {
-            assert!(bad.parse::<Ports>().is_err(), "{bad}");
-        }
     }
 
     #[test]

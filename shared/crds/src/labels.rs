@@ -14,13 +14,16 @@ pub const ZONE: &str = "topology.kubernetes.io/zone";
 pub const INJECT: &str = "lacewing.dev/inject";
 /// Annotation of a Namespace or pod: whom the inbound side serves ([`InboundMode`]).
 pub const INBOUND: &str = "config.lacewing.dev/inbound";
+/// Annotation of a pod: ports of the app (`25,8000-8100`) that are not redirected into the proxy, and so have no mesh
+/// TLS. Injection writes what is in force onto the pod, wherever it came from; only there it is read.
+pub const SKIP_INBOUND_PORTS: &str = "config.lacewing.dev/skip-inbound-ports";
 /// Annotation of a pod that has a proxy: the proxy's version. Its presence is what makes a pod meshed.
 pub const PROXY_VERSION: &str = "lacewing.dev/proxy-version";
 /// Annotation of a pod whose traffic is not redirected: the `ip:port` of its proxy's inbound side.
 pub const PROXY_ADDRESS: &str = "lacewing.dev/proxy-address";
 
 /// Every annotation that the mesh reads. Another one under [`OWN_PREFIXES`] is a mistake that must be reported.
-pub const ANNOTATIONS: [&str; 4] = [INJECT, INBOUND, PROXY_VERSION, PROXY_ADDRESS];
+pub const ANNOTATIONS: [&str; 5] = [INJECT, INBOUND, SKIP_INBOUND_PORTS, PROXY_VERSION, PROXY_ADDRESS];
 /// Prefixes of label and annotation names that belong to the mesh.
 pub const OWN_PREFIXES: [&str; 2] = ["lacewing.dev/", "config.lacewing.dev/"];
 

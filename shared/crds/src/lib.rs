@@ -14,7 +14,9 @@ pub use meta::{ObjectMeta, OwnerReference};
 pub use object::{Kind, Name, Namespace, Object, ObjectKey};
 pub use pod::{Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus};
 pub use service::{ClusterIp, PortTarget, Service, ServicePort, ServiceSpec, Transport};
-pub use slice::{AddressType, Endpoint, EndpointConditions, EndpointPort, EndpointSlice, TargetRef};
+pub use slice::{
+    AddressType, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, TargetRef,
+};
 
 use std::collections::BTreeMap;
 

@@ -61,6 +61,8 @@ pub struct PodSpec {
     /// The pod has the node's addresses, and so no identity of its own by address.
     #[serde(deserialize_with = "nullable")]
     pub host_network: bool,
+    /// Where the pod runs; absent until it is decided.
+    pub node_name: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub containers: Vec<Container>,
     #[serde(deserialize_with = "nullable")]

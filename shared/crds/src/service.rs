@@ -27,6 +27,17 @@ impl Service {
         first.into_iter().chain(others.filter(move |ip| Some(*ip) != first))
     }
 
+    /// Whether IPv6 is the Service's first family: that of its first cluster address; without one, the first listed.
+    pub fn prefers_ipv6(&self) -> bool {
+        let listed = || self.spec.ip_families.first().is_some_and(|family| family == "IPv6");
+        self.cluster_ips().next().map_or_else(listed, |ip| ip.is_ipv6())
+    }
+
+    /// Clients use only endpoints of their own node.
+    pub fn is_node_local(&self) -> bool {
+        self.spec.internal_traffic_policy.as_deref() == Some("Local")
+    }
+
     /// The Service only stands for a name elsewhere: it has no addresses and selects nothing.
     pub fn is_external_name(&self) -> bool {
         self.spec.kind.as_deref() == Some("ExternalName")
@@ -55,6 +66,13 @@ pub struct ServiceSpec {
     pub external_name: Option<String>,
     #[serde(deserialize_with = "nullable")]
     pub publish_not_ready_addresses: bool,
+    /// `IPv4`, `IPv6`: the first is the one that the Service prefers.
+    #[serde(deserialize_with = "nullable")]
+    pub ip_families: Vec<String>,
+    /// `Cluster` (also if absent) or `Local`: whether clients use endpoints of other nodes too.
+    pub internal_traffic_policy: Option<String>,
+    /// `None` (also if absent) or `ClientIP`.
+    pub session_affinity: Option<String>,
 }
 
 /// A cluster address; nothing for a headless Service (`None`) and before one is assigned (empty).

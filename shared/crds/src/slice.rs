@@ -58,7 +58,10 @@ pub struct Endpoint {
     #[serde(deserialize_with = "nullable")]
     pub conditions: EndpointConditions,
     pub target_ref: Option<TargetRef>,
+    pub node_name: Option<String>,
     pub zone: Option<String>,
+    /// For which clients the endpoint is meant (KEP-2433, KEP-4444, KEP-3015); absent: for all.
+    pub hints: Option<Box<EndpointHints>>,
 }
 
 /// The state of an endpoint. Absent `ready` means ready, as the API says.
@@ -66,7 +69,26 @@ pub struct Endpoint {
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointConditions {
     pub ready: Option<bool>,
+    /// Like `ready`, but also while terminating; absent: as `ready`.
+    pub serving: Option<bool>,
     pub terminating: Option<bool>,
+}
+
+/// Whose clients should use an endpoint: what `trafficDistribution` and topology-aware routing come to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct EndpointHints {
+    #[serde(deserialize_with = "nullable")]
+    pub for_zones: Vec<Hint>,
+    #[serde(deserialize_with = "nullable")]
+    pub for_nodes: Vec<Hint>,
+}
+
+/// A zone or a node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default)]
+pub struct Hint {
+    pub name: String,
 }
 
 /// The object behind an endpoint, usually a Pod.

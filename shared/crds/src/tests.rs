@@ -128,6 +128,27 @@ fn reads_a_slice_and_finds_its_service() {
     );
     assert_eq!(slice.service(), Some("web"));
     assert_eq!(slice.endpoints[0].conditions.ready, None);
+    let hinted: EndpointSlice = read(
+        r#"{"endpoints":[{"addresses":["10.0.0.1"],"nodeName":"n1","zone":"east","hints":{"forZones":[{"name":"east"}],
+        "forNodes":null}},{"addresses":["10.0.0.2"],"hints":null}]}"#,
+    );
+    let hints = hinted.endpoints[0].hints.as_ref().unwrap();
+    assert_eq!((hints.for_zones[0].name.as_str(), hints.for_nodes.len()), ("east", 0));
+    assert_eq!((hinted.endpoints[0].node_name.as_deref(), &hinted.endpoints[1].hints), (Some("n1"), &None));
+}
+
+#[test]
+fn a_service_has_a_first_family() {
+    for (spec, v6) in [
+        (r#""clusterIP":"10.96.0.1","ipFamilies":["IPv4","IPv6"]"#, false),
+        (r#""clusterIP":"fd00::9""#, true),
+        (r#""clusterIP":"None","ipFamilies":["IPv6","IPv4"]"#, true),
+        (r#""clusterIP":"None","ipFamilies":["IPv4","IPv6"]"#, false),
+        (r#""clusterIP":"None","ipFamilies":null"#, false),
+    ] {
+        let service: Service = read(&format!(r#"{{"spec":{{{spec}}}}}"#));
+        assert_eq!(service.prefers_ipv6(), v6, "{spec}");
+    }
 }
 
 #[test]

@@ -3,5 +3,6 @@
 
 pub mod admin;
 pub mod log;
+pub mod ports;
 pub mod settings;
 pub mod signal;

@@ -95,7 +95,8 @@ impl Fixture {
         let Key::Endpoints(backend) = backend() else { unreachable!() };
         let domain = self.publisher.trust_domain().clone();
         let list = self.publisher.with_world(|world| crate::endpoints::endpoints(world, &domain, &backend));
-        list.into_iter().map(|endpoint| (endpoint.address.to_string(), endpoint.zone)).collect()
+        let near = list.near(self.stream.place());
+        near.iter().map(|endpoint| (endpoint.address.to_string(), endpoint.zone.clone())).collect()
     }
 }
 
@@ -179,6 +180,44 @@ fn values_that_nobody_read_are_never_sent() {
     fixture.apply(&slice("one", 0, 7, "x"));
     fixture.apply(&slice("one", 0, 100, "x"));
     assert_eq!(fixture.drain(), vec![]);
+}
+
+#[test]
+fn what_a_client_is_offered_follows_where_its_pod_runs() {
+    let pod = |node: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: web-1, namespace: a}}\nspec: {{serviceAccountName: web, \
+             nodeName: {node}}}\n---\n"
+        )
+    };
+    let local = service().replace("spec: {", "spec: {internalTrafficPolicy: Local, ");
+    let on = |node: &str, from, count| {
+        slice(&format!("on-{node}"), from, count, "x").replace("zone: x", &format!("zone: x, nodeName: {node}"))
+    };
+    let mut fixture = Fixture::new();
+    fixture.apply(&(local + &pod("n1") + &on("n1", 0, 3) + &on("n2", 10, 4)));
+    fixture.subscribe(&backend());
+    fixture.drain();
+    assert_eq!(fixture.held.len(), 0, "nobody knows where it runs");
+    fixture.subscribe(&Key::Inbound("web-1".into()));
+    assert_eq!(fixture.drain().len(), 2, "its inbound side, and what is near it");
+    assert_eq!((fixture.held.len(), &fixture.held), (3, &fixture.truth()));
+
+    fixture.apply(&on("n2", 10, 2));
+    assert_eq!(fixture.drain(), vec![], "what happens elsewhere does not concern it");
+    fixture.apply(&on("n1", 1, 3));
+    let messages = fixture.drain();
+    assert!(matches!(&messages[..], [m] if matches!(&m.answer, Some(WireAnswer::Delta(d)) if d.upserted.len() == 1)));
+    assert_eq!(fixture.held, fixture.truth());
+    let applied = wire::Applied { key: Some(backend().to_wire()), version: messages[0].version };
+    fixture.stream.handle(request(Action::Applied(applied)));
+    let endpoints = fixture.stream.view().into_iter().find(|view| view.key.starts_with("endpoints")).unwrap();
+    assert_eq!(endpoints.sent, endpoints.applied, "what was not sent does not wait to be applied");
+
+    fixture.held.clear();
+    fixture.apply(&service().replace("spec: {", "spec: {internalTrafficPolicy: Cluster, "));
+    fixture.drain();
+    assert_eq!(fixture.held.len(), 2, "now the others, as a delta");
 }
 
 #[test]
