@@ -80,7 +80,7 @@ fn the_judge_of_fields_sees_what_breaks() {
         (same.replace("reserved 1; ", ""), "a (1)"),
         (same.replace("reserved 1", "bytes a = 1"), "a (1)"),
         (same.replace("repeated uint32", "uint32"), "b (2)"),
-        (same.replace("string d = 3;", "").replace("bytes e", "string d = 3; } oneof other { bytes e"), "d (3)"),
+        (same.replace("string d = 3;", "").replace("bytes e", "string d = 3; } oneof other { bytes e"), "e (4)"),
         (same.replace("Y = 1; ", ""), "Y"),
         (same.replace("Do(stream A)", "Do(A)"), "Do"),
         (same.replace("message A", "message B").replace("A)", "B)"), "A"),
