@@ -16,6 +16,7 @@ pub mod endpoints;
 mod files;
 pub mod grpc;
 pub mod identity;
+pub mod inject;
 pub mod listen;
 pub mod locality;
 pub mod metrics;

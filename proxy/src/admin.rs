@@ -1,14 +1,16 @@
-//! The two admin ports. 4191, to everyone: `/live`, `/ready`, `/metrics`, nothing else. 4192, on loopback and read-only,
+//! The two admin ports. 4191, to everyone: `/live`, `/ready`, `/metrics`, and for `tcpSocket` probes that injection has
+//! written anew `/probe/PORT`, nothing else. 4192, on loopback and read-only,
 //! with a header that a browser or a forged request cannot send: `/stats`, `/identity`, `/config`, `/destinations`.
 //! Nothing that changes the proxy listens anywhere.
 
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 
 use http::{Request, StatusCode};
 use hyper::body::Incoming;
 use lacewing_ops::admin::{Answer, answer, json, text};
 use prometheus_client::{encoding::text::encode, registry::Registry};
 use serde_json::json as value;
+use tokio::time::timeout;
 
 use crate::{
     balance::Loaded,
@@ -24,6 +26,8 @@ use crate::{
 pub const PRIVATE_HEADER: &str = "l6g-admin";
 /// Window of `/stats` where none is asked for, in seconds.
 const WINDOW_DEFAULT_S: u64 = 60;
+/// Before the number of a port that a `tcpSocket` probe names.
+const PROBE_PATH: &str = "/probe/";
 
 /// What the admin ports show.
 pub struct Admin {
@@ -36,15 +40,34 @@ pub struct Admin {
 
 impl Admin {
     /// The public port.
-    pub fn public(&self, request: &Request<Incoming>) -> Answer {
-        match request.uri().path() {
+    pub async fn public(&self, request: Request<Incoming>) -> Answer {
+        let path = request.uri().path();
+        if let Some(port) = path.strip_prefix(PROBE_PATH) {
+            return self.probe(port).await;
+        }
+        match path {
             "/live" => text(StatusCode::OK, "live\n"),
             "/ready" => match self.waiting_for() {
                 None => text(StatusCode::OK, "ready\n"),
                 Some(why) => text(StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {why}\n")),
             },
             "/metrics" => self.prometheus(),
-            _ => text(StatusCode::NOT_FOUND, "here are /live, /ready and /metrics\n"),
+            _ => text(StatusCode::NOT_FOUND, "here are /live, /ready, /metrics and /probe/PORT\n"),
+        }
+    }
+
+    /// Dials the app as the kubelet would, which would reach this proxy instead: only ports that the pod's spec names.
+    async fn probe(&self, port: &str) -> Answer {
+        let known = self.config.tcp_probes.iter().find(|(known, _)| known.to_string() == port);
+        let (Some((port, patience)), Some(ip)) = (known, self.config.pod_ips.first()) else {
+            let why = "no tcpSocket probe of this pod is for that port (LACEWING_TCP_PROBES)\n";
+            return text(StatusCode::NOT_FOUND, why);
+        };
+        let app = SocketAddr::new(*ip, *port);
+        match timeout(*patience, self.config.dialer.open(app)).await {
+            Ok(Ok(_)) => text(StatusCode::OK, format!("{app} takes connections\n")),
+            Ok(Err(error)) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{app}: {error}\n")),
+            Err(_) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{app}: no connection within {patience:?}\n")),
         }
     }
 

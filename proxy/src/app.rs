@@ -112,7 +112,11 @@ async fn serve(config: Config) -> io::Result<()> {
     let admin = Arc::new(Admin { config, discovery, identity, metrics, registry });
     for port in admin_ports {
         let public = admin.clone();
-        tokio::spawn(http_admin::serve(port, move |request| public.public(request)));
+        let answer = move |request| {
+            let public = public.clone();
+            async move { public.public(request).await }
+        };
+        tokio::spawn(http_admin::serve_async(port, answer));
     }
     tokio::spawn(http_admin::serve(private_port, move |request| admin.private(request)));
 
@@ -253,6 +257,7 @@ impl Parts<'_> {
             apps: Mutex::default(),
             peers: Mutex::default(),
             meshed: Meshed::default(),
+            probes: self.config.probes.clone(),
         })
     }
 }

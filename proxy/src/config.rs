@@ -12,7 +12,7 @@ use std::{
 use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
 use lacewing_ops::settings::{Settings, SettingsError, duration, parsed, switch, text};
 
-use crate::{cidr::Cidr, socket::Dialer};
+use crate::{authorize::Probes, cidr::Cidr, socket::Dialer};
 
 // --- Connections -------------------------------------------------------------------------------------------------
 
@@ -209,6 +209,11 @@ pub const CONTROL_MESSAGE_MAX: usize = 4 * 1024 * 1024;
 /// Largest service-account token that is read, in bytes.
 pub const TOKEN_MAX: u64 = 16 * 1024;
 
+/// Probes of one pod that are let through or dialled.
+pub const PROBES_MAX: usize = 256;
+/// Longest wait for the app to take a `tcpSocket` probe's connection.
+pub const PROBE_TIMEOUT_MAX: Duration = Duration::from_secs(60);
+
 // --- Stopping, recording -----------------------------------------------------------------------------------------
 
 /// Longest `LACEWING_DRAIN_TIMEOUT`.
@@ -261,6 +266,10 @@ pub struct Config {
     /// `CONNECT` to a redirected destination is carried.
     pub allow_connect: bool,
     pub outbound_map: Vec<Mapped>,
+    /// What the kubelet may ask without mesh TLS.
+    pub probes: Probes,
+    /// Ports that are dialled for the kubelet, and how long that may take.
+    pub tcp_probes: Vec<(u16, Duration)>,
     /// Threads that carry connections, each with a processor of its own.
     pub workers: usize,
     pub control: Control,
@@ -311,6 +320,8 @@ impl Config {
         let allow_connect = s.get("LACEWING_ALLOW_CONNECT", "0", switch);
         let private_admin = s.get("LACEWING_PRIVATE_ADMIN_ADDR", "127.0.0.1:4192", loopback);
         let outbound_map = s.get("LACEWING_OUTBOUND_MAP", "", outbound_map);
+        let probes = s.get("LACEWING_PROBES", "", parsed);
+        let tcp_probes = s.get("LACEWING_TCP_PROBES", "", tcp_probes);
         let workers = s.get("LACEWING_WORKERS", WORKERS, |value| workers(value, processors()));
         let control = Control::read(&mut s, Dialer { mark: mark.flatten() });
         let drain = s.get("LACEWING_DRAIN_TIMEOUT", "28s", |value| duration(value).map(|drain| drain.min(DRAIN_MAX)));
@@ -329,6 +340,8 @@ impl Config {
                 dialer: Dialer { mark: mark? },
                 allow_connect: allow_connect?,
                 outbound_map: outbound_map?,
+                probes: probes?,
+                tcp_probes: tcp_probes?,
                 workers: workers?,
                 control: control?,
                 drain: drain?,
@@ -400,9 +413,32 @@ fn outbound_map(value: &str) -> Result<Vec<Mapped>, String> {
         .collect()
 }
 
+/// `5432=900ms 6379=4900ms`: ports with how long a connection to them may take.
+fn tcp_probes(value: &str) -> Result<Vec<(u16, Duration)>, String> {
+    let entries = value.split_ascii_whitespace().map(|entry| {
+        let (port, time) = entry.split_once('=').ok_or_else(|| format!("{entry:?} is not port=duration"))?;
+        let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(|| format!("{port:?} is no port"))?;
+        Ok((port, duration(time)?.min(PROBE_TIMEOUT_MAX)))
+    });
+    let entries: Vec<_> = entries.collect::<Result<_, String>>()?;
+    if entries.len() > PROBES_MAX {
+        return Err(format!("{} probes, of at most {PROBES_MAX}", entries.len()));
+    }
+    Ok(entries)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ports_that_are_dialled_for_the_kubelet() {
+        let (ms, s) = (Duration::from_millis, Duration::from_secs);
+        assert_eq!(tcp_probes("5432=900ms  6379=2h"), Ok(vec![(5432, ms(900)), (6379, s(60))]));
+        for bad in ["5432", "5432=", "0=1s", "x=1s", "5432=1", "5432=1s,6379=1s"] {
+            assert!(tcp_probes(bad).is_err(), "{bad}");
+        }
+    }
 
     #[test]
     fn all_that_is_wrong_is_said_at_once() {

@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    authorize::{Decision, Mode, authorize},
+    authorize::{Decision, Mode, Probes, authorize},
     config::{AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, UNSERVED_GRACE},
     detect::{self, Protocol},
     discovery::{self, Discovery},
@@ -61,6 +61,8 @@ pub struct Inbound {
     pub peers: Mutex<Peers>,
     /// Who is expected to speak first.
     pub meshed: Meshed,
+    /// What is served without mesh TLS even where the workload is strict.
+    pub probes: Probes,
 }
 
 /// Numbers by client (`None`: one that proved nothing) and port.
@@ -113,8 +115,8 @@ impl Inbound {
     }
 
     /// Authorize: the workload's policy of this moment.
-    fn authorize(&self, call: &Call) -> Result<(), Error> {
-        match authorize(self.policy()?.mode, call.peer.as_ref()) {
+    fn authorize(&self, call: &Call, is_probe: bool) -> Result<(), Error> {
+        match authorize(self.policy()?.mode, call.peer.as_ref(), is_probe) {
             Decision::Deny(reason) => Err(Error::Denied(reason)),
             Decision::Allow if self.own_ports.contains(&call.at.port()) => {
                 Err(Error::Denied("the port is the proxy's own"))
@@ -124,8 +126,8 @@ impl Inbound {
     }
 
     /// The same for a connection, counted.
-    fn let_in(&self, call: &Call) -> Result<(), Error> {
-        self.authorize(call).inspect_err(|error| self.metrics.denied(error))?;
+    fn let_in(&self, call: &Call, may_be_probe: bool) -> Result<(), Error> {
+        self.authorize(call, may_be_probe).inspect_err(|error| self.metrics.denied(error))?;
         self.metrics.allowed(self.port_label(call.at.port()));
         Ok(())
     }
@@ -257,7 +259,7 @@ async fn mesh_connection(
     // Where, and may it?
     let at = where_to(inbound, destination, sni.as_deref()).inspect_err(|error| inbound.metrics.denied(error))?;
     let call = Call { peer: Some(peer), at };
-    inbound.let_in(&call)?;
+    inbound.let_in(&call, false)?;
     match alpn {
         Alpn::Tcp if inbound.declared(at.port()) == Declared::Http => Err(Error::Denied(first::NOT_HTTP)),
         Alpn::Tcp => {
@@ -289,7 +291,7 @@ async fn plain_connection(
     let Plain { io, from, protocol, dialled } = plain;
     let call = destination.map(|at| Call { peer: None, at });
     let allowed = match &call {
-        Some(call) => inbound.let_in(call),
+        Some(call) => inbound.let_in(call, inbound.probes.may_come(call.at.port(), protocol)),
         None => Err(no_mesh_tls(inbound)),
     };
     let call = match (allowed, call) {
@@ -303,7 +305,8 @@ async fn plain_connection(
         }
     };
     let declared = inbound.declared(call.at.port());
-    let http = declared != Declared::Opaque;
+    // Where only probes are let in, each request must be one.
+    let http = declared != Declared::Opaque || inbound.policy()?.mode == Mode::Strict;
     match protocol {
         Protocol::Opaque if declared == Declared::Http => Err(Error::Denied(first::NOT_HTTP)),
         Protocol::Http1 if http => http_connection(inbound, call, io, Carrier::Http1, Version::HTTP_11, slot).await,
@@ -369,7 +372,7 @@ fn where_to(inbound: &Inbound, destination: Option<SocketAddr>, sni: Option<&str
 
 /// Nothing says where the connection is meant for; where it would not be let in anyway, that is the better reason.
 fn no_mesh_tls(inbound: &Inbound) -> Error {
-    let error = match inbound.policy().map(|policy| authorize(policy.mode, None)) {
+    let error = match inbound.policy().map(|policy| authorize(policy.mode, None, false)) {
         Ok(Decision::Deny(reason)) => Error::Denied(reason),
         Ok(Decision::Allow) | Err(_) => Error::Denied("not mesh TLS, and nothing says where it is meant for"),
     };
@@ -417,8 +420,9 @@ async fn request(client: &FromClient, message: Box<Message>) -> Result<Response<
 
 async fn forward(client: &FromClient, mut message: Box<Message>, received: Instant) -> Result<Response<Body>, Error> {
     // Authorize: again for each request, since policy may have changed.
-    client.inbound.authorize(&client.call)?;
     let head = &mut message.head;
+    let is_probe = client.call.peer.is_none() && client.inbound.probes.contain(client.call.at.port(), head);
+    client.inbound.authorize(&client.call, is_probe).inspect_err(|error| client.inbound.metrics.denied(error))?;
     if head.method == Method::CONNECT && !client.inbound.allow_connect {
         return Err(Error::Denied("CONNECT is not allowed for this workload (LACEWING_ALLOW_CONNECT)"));
     }

@@ -299,7 +299,7 @@ impl Metrics {
         self.allowed.get(&vec![("srv_port", port)]).inc();
     }
 
-    /// An inbound connection was refused. Its port is no label: the client may have made it up.
+    /// An inbound connection or request was refused. Its port is no label: the client may have made it up.
     pub fn denied(&self, error: &Error) {
         let reason = if let Error::Denied(reason) = error { reason } else { error.label() };
         self.denied.get(&vec![("reason", reason.to_owned())]).inc();

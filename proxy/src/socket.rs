@@ -27,14 +27,22 @@ impl Dialer {
     /// # Errors
     /// Refused, unreachable, too late, or no right to set the mark.
     pub async fn connect(self, addr: SocketAddr) -> io::Result<TcpStream> {
+        let stream = timeout(CONNECT_TIMEOUT, self.open(addr)).await??;
+        tune(&stream)?;
+        Ok(stream)
+    }
+
+    /// Connects, however long the kernel tries.
+    ///
+    /// # Errors
+    /// Refused, unreachable, or no right to set the mark.
+    pub async fn open(self, addr: SocketAddr) -> io::Result<TcpStream> {
         let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         #[cfg(target_os = "linux")]
         if let Some(mark) = self.mark {
             SockRef::from(&socket).set_mark(mark)?;
         }
-        let stream = timeout(CONNECT_TIMEOUT, socket.connect(addr)).await??;
-        tune(&stream)?;
-        Ok(stream)
+        socket.connect(addr).await
     }
 
     /// Connects to the first address of `host:port` that answers.

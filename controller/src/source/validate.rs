@@ -6,12 +6,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use lacewing_crds::{
     AddressType, EndpointSlice, Kind, Object, ObjectMeta, Pod, Service,
-    labels::{self, InboundMode, Inject},
+    labels::{self, Inject},
 };
 use lacewing_ops::ports::{Ports, skip_list};
 
 use super::locate::Step;
-use crate::nearest::nearest;
+use crate::inject::settings;
 
 /// Longest name of a Namespace, Service or other DNS label (RFC 1123).
 const LABEL_MAX: usize = 63;
@@ -88,50 +88,40 @@ fn name(name: &str, label: bool) -> Result<(), String> {
 }
 
 fn labels_and_annotations(kind: Kind, metadata: &ObjectMeta) -> Result<(), Invalid> {
-    if let Some(own) = metadata.labels.keys().find(|key| is_own(key)) {
+    if let Some(own) = metadata.labels.keys().find(|key| labels::is_own(key) && *key != labels::MESHED) {
         let why = format!("{own} is no label of the mesh, which reads annotations: write it there");
         return Err((at!["metadata", "labels", own.as_str()], why));
     }
     for (key, value) in &metadata.annotations {
         let checked = match key.as_str() {
-            known if labels::ANNOTATIONS.contains(&known) && !read_on(known).contains(&kind) => {
+            foreign if !labels::is_own(foreign) => Ok(()),
+            known if !read_on(known).contains(&kind) && labels::annotations().any(|annotation| annotation == known) => {
                 let kinds: Vec<_> = read_on(known).iter().map(|kind| kind.as_str()).collect();
                 Err(format!("{known} means nothing on a {kind}: write it on a {}", kinds.join(" or ")))
             }
             labels::INJECT => value.parse::<Inject>().map(drop).map_err(|e| e.to_string()),
-            labels::INBOUND => value.parse::<InboundMode>().map(drop).map_err(|e| e.to_string()),
             labels::PROXY_ADDRESS => proxy_address(value),
             labels::SKIP_INBOUND_PORTS => skip_list::<Ports>(value).map(drop).map_err(|why| format!("{key}: {why}")),
             labels::PROXY_VERSION if value.is_empty() => Err(format!("{key} is empty: write the proxy's version")),
-            known if labels::ANNOTATIONS.contains(&known) => Ok(()),
-            own if is_own(own) => Err(unknown_annotation(own)),
-            _ => Ok(()),
+            labels::PROXY_VERSION => Ok(()),
+            _ => settings::check(key, value).map(drop),
         };
         checked.map_err(|why| (at!["metadata", "annotations", key.as_str()], why))?;
     }
     Ok(())
 }
 
-fn is_own(key: &str) -> bool {
-    labels::OWN_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
-}
-
-/// The kinds on which one of [`labels::ANNOTATIONS`] has an effect.
+/// The kinds on which one of [`labels::annotations`] has an effect.
 fn read_on(annotation: &str) -> &'static [Kind] {
     match annotation {
-        labels::INJECT | labels::INBOUND => &[Kind::Namespace, Kind::Pod],
-        _ => &[Kind::Pod],
+        labels::PROXY_VERSION | labels::PROXY_ADDRESS => &[Kind::Pod],
+        _ => &[Kind::Namespace, Kind::Pod],
     }
 }
 
 fn proxy_address(value: &str) -> Result<(), String> {
     let address = value.parse::<SocketAddr>().ok().filter(|address| address.port() != 0);
     address.map(drop).ok_or_else(|| format!("{}: {value:?} is not ip:port", labels::PROXY_ADDRESS))
-}
-
-fn unknown_annotation(key: &str) -> String {
-    let meant = nearest(key, labels::ANNOTATIONS).map(|known| format!("; did you mean {known}?"));
-    format!("{key} is no annotation of the mesh{}", meant.unwrap_or_default())
 }
 
 fn pod(pod: &Pod) -> Result<(), Invalid> {

@@ -1,7 +1,11 @@
 //! Owns the name of every label and annotation that the mesh reads or writes, and the parsed form of those with a
 //! fixed set of values. A value outside the set is refused by an error that names the key and what may be written.
 
+pub mod config;
+
 use std::{fmt, str::FromStr};
+
+use lacewing_ops::log;
 
 /// Label of an EndpointSlice: its Service.
 pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -22,10 +26,23 @@ pub const PROXY_VERSION: &str = "lacewing.dev/proxy-version";
 /// Annotation of a pod whose traffic is not redirected: the `ip:port` of its proxy's inbound side.
 pub const PROXY_ADDRESS: &str = "lacewing.dev/proxy-address";
 
-/// Every annotation that the mesh reads. Another one under [`OWN_PREFIXES`] is a mistake that must be reported.
-pub const ANNOTATIONS: [&str; 5] = [INJECT, INBOUND, SKIP_INBOUND_PORTS, PROXY_VERSION, PROXY_ADDRESS];
+/// Label, with the value `true`, of a pod that has a proxy: what selectors find meshed pods by.
+pub const MESHED: &str = "lacewing.dev/meshed";
+/// Label of a Namespace: the Pod Security level that the cluster enforces there.
+pub const POD_SECURITY: &str = "pod-security.kubernetes.io/enforce";
+
 /// Prefixes of label and annotation names that belong to the mesh.
-pub const OWN_PREFIXES: [&str; 2] = ["lacewing.dev/", "config.lacewing.dev/"];
+pub const OWN_PREFIXES: [&str; 2] = ["lacewing.dev/", config::PREFIX];
+
+/// Every annotation that the mesh reads. Another one under [`OWN_PREFIXES`] is a mistake that must be reported.
+pub fn annotations() -> impl Iterator<Item = &'static str> {
+    [INJECT, PROXY_VERSION, PROXY_ADDRESS].into_iter().chain(config::SETTINGS.iter().map(|setting| setting.key))
+}
+
+/// Whether a label's or annotation's name is one of the mesh's.
+pub fn is_own(key: &str) -> bool {
+    OWN_PREFIXES.iter().any(|prefix| key.starts_with(prefix))
+}
 
 /// `appProtocol` of a port whose bytes the proxy must not interpret.
 pub const OPAQUE: &str = "lacewing.dev/opaque";
@@ -84,7 +101,7 @@ pub struct BadValue {
 
 impl BadValue {
     fn new(key: &'static str, value: &str, expected: &'static str) -> Self {
-        Self { key, value: value.to_owned(), expected }
+        Self { key, value: log::clip(value).to_owned(), expected }
     }
 
     /// The key whose value it is.

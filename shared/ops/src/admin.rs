@@ -1,9 +1,16 @@
-//! Owns the HTTP server of the admin ports: HTTP/1.1, one handler that answers at once from memory.
+//! Owns the HTTP server of the admin ports: HTTP/1.1, one handler that answers from memory, or soon.
 //!
 //! It refuses request bodies, more than [`CONNECTIONS_MAX`] connections, and slow request heads. What may be asked
 //! is the handler's business.
 
-use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    future::{Future, ready},
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
 use http_body_util::Full;
@@ -29,10 +36,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// What a handler answers.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Answers requests on `listener` for as long as it is polled.
+/// Answers requests on `listener` at once, for as long as it is polled.
 pub async fn serve<H>(listener: TcpListener, handler: H)
 where
     H: Fn(&Request<Incoming>) -> Answer + Send + Sync + 'static,
+{
+    serve_async(listener, move |request| ready(handler(&request))).await;
+}
+
+/// The same where an answer may take a while.
+pub async fn serve_async<H, F>(listener: TcpListener, handler: H)
+where
+    H: Fn(Request<Incoming>) -> F + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
 {
     let handler = Arc::new(handler);
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -50,8 +66,8 @@ where
         let handler = handler.clone();
         tokio::spawn(async move {
             let service = service_fn(move |request| {
-                let answer = handler(&request);
-                async move { Ok::<_, Infallible>(answer) }
+                let answer = handler(request);
+                async move { Ok::<_, Infallible>(answer.await) }
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())

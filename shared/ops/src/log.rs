@@ -18,9 +18,7 @@ pub const LOGGED_VALUE_MAX: usize = 256;
 /// # Errors
 /// A filter that does not parse, as words for the operator. A second call in one process is not an error.
 pub fn init(filter: &str) -> Result<(), String> {
-    let targets = Targets::from_str(filter).map_err(|e| {
-        format!("log filter {filter:?}: {e}; write a level (error, warn, info, debug, trace) or target=level,…")
-    })?;
+    let targets = parse(filter)?;
     // h2 warns of each odd frame: whoever sends them would write our log. Who wants to see that names it.
     let named = filter.split(',').any(|part| part.trim_start().starts_with("h2"));
     let targets = if named { targets } else { targets.with_target("h2", LevelFilter::ERROR) };
@@ -28,6 +26,20 @@ pub fn init(filter: &str) -> Result<(), String> {
     // Only tests start two daemons in one process; the first one's log serves both.
     let _ = tracing_subscriber::registry().with(targets).with(lines).try_init();
     Ok(())
+}
+
+/// Whether [`init`] would take the filter.
+///
+/// # Errors
+/// As there.
+pub fn check(filter: &str) -> Result<(), String> {
+    parse(filter).map(drop)
+}
+
+fn parse(filter: &str) -> Result<Targets, String> {
+    Targets::from_str(filter).map_err(|e| {
+        format!("log filter {filter:?}: {e}; write a level (error, warn, info, debug, trace) or target=level,…")
+    })
 }
 
 /// The start of `value`, at most [`LOGGED_VALUE_MAX`] bytes, cut at a character.
