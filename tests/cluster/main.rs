@@ -8,5 +8,6 @@ mod faults;
 mod gone;
 mod install;
 mod mesh;
+mod refusals;
 mod rotation;
 mod workloads;
