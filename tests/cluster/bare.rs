@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 
 use lacewing_tests::cluster::{Forward, PATIENCE, Space, await_some, get};
 
-use super::{CLIENT, WEB};
+use super::mesh::{CLIENT, WEB};
 
 /// The ring is for this Kubernetes and later.
 const OLDEST: u64 = 29;

@@ -1,9 +1,13 @@
 //! The `cluster` ring: Lacewing on a real Kubernetes with other people's programs in its pods. `tests/run cluster` brings a
-//! node up and runs these in it; `--context NAME` runs them on any cluster. They run in this order of modules, see
-//! `tests/run`: the bare node, then the mesh is installed, what it does for workloads, faults one after the other, its end.
+//! node up and runs these in it; `--context NAME` runs them on any cluster. Modules run in the order in which they stand here
+//! (see `cluster_tests` in `tests/run`): what one leaves, the next finds.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bare;
-
-const WEB: &str = include_str!("manifests/web.yaml");
-const CLIENT: &str = include_str!("manifests/client.yaml");
+mod faults;
+mod gone;
+mod install;
+mod mesh;
+mod refusals;
+mod rotation;
+mod workloads;

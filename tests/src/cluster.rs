@@ -88,6 +88,11 @@ fn kubectl_with(arguments: &[&str], input: &str, patience: Duration) -> Answer {
     run("kubectl", &context.chain(arguments.iter().copied()).collect::<Vec<_>>(), input, patience)
 }
 
+/// The same with something to read; deleting and waiting may take its time.
+pub fn kubectl_input(arguments: &[&str], input: &str) -> Answer {
+    kubectl_with(arguments, input, PATIENCE)
+}
+
 /// Creates or changes what `manifests` say.
 pub fn apply(manifests: &str) {
     kubectl_with(&["apply", "-f", "-"], manifests, ASK).good();
@@ -154,6 +159,16 @@ impl Space {
             (space.attempt(&["get", "serviceaccount", "default"]).code == Some(0)).then_some(())
         });
         space
+    }
+
+    /// One that an earlier test has kept; it goes with this.
+    pub fn found(name: &str) -> Self {
+        Self { name: format!("test-{name}") }
+    }
+
+    /// For a later test.
+    pub fn keep(self) {
+        std::mem::forget(self);
     }
 
     pub fn name(&self) -> &str {
