@@ -6,6 +6,7 @@
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::{
+    cluster::Flags,
     demo::cast::{App, Subnet},
     output::units,
 };
@@ -24,6 +25,8 @@ pub struct Cli {
     /// Directory of the demo, where it is not the usual one
     #[arg(long, global = true, value_name = "DIR")]
     pub dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub cluster: Flags,
     #[command(subcommand)]
     pub command: Command,
 }
@@ -34,7 +37,14 @@ Start here:
   mesh stat                      success rate, request rate and latency of every workload
   mesh demo fault slow voting-2  break something and watch the mesh route around it
 
-Exit codes: 0 done, 1 error, 2 usage, 5 no mesh found, 6 timeout, 7 no data.";
+Exit codes: 0 done, 1 error, 2 usage, 3 check found errors, 4 check found warnings,
+5 no mesh found, 6 timeout, 7 no data.";
+
+const COMPLETION_EXAMPLES: &str = "\
+Examples:
+  source <(mesh completion bash)
+  mesh completion zsh > \"${fpath[1]}/_mesh\"
+  mesh completion fish > ~/.config/fish/completions/mesh.fish";
 
 #[derive(Subcommand)]
 pub enum Command {
@@ -42,8 +52,12 @@ pub enum Command {
     Stat(Stat),
     Top(Top),
     Identity(Identity),
-    /// Print the version of this command
-    Version,
+    Version(Version),
+    /// Print a completion script for a shell
+    #[command(after_help = COMPLETION_EXAMPLES)]
+    Completion {
+        shell: clap_complete::Shell,
+    },
     /// One process of the demo; started by `mesh demo`
     #[command(hide = true)]
     Run(Run),
@@ -115,27 +129,27 @@ pub enum FaultCommand {
 #[derive(Args)]
 #[command(after_help = "\
 Examples:
-  mesh stat                    all workloads and services
+  mesh stat                    all workloads and services of the namespace
+  mesh stat -A                 those of all namespaces
   mesh stat deploy             workloads only
   mesh stat web                whatever is named web
   mesh stat svc/voting -t 10s  one service, the last ten seconds
   mesh stat pods -o json       every pod, for a script
 
 Deployments and pods show requests they received; services, requests sent to them,
-measured at the clients, after retries. READ_BYTES and WRITE_BYTES of -o wide
+measured at the clients, after retries. MESHED counts the pods that have a proxy.
+Without options that name a cluster, a running demo is shown, or else the cluster
+of the current context, by port-forward with your own rights. READ_BYTES and WRITE_BYTES of -o wide
 are those of raw TCP connections; HTTP has none.")]
 pub struct Stat {
-    /// What to show: deploy, pod or svc, optionally with a name, as in deploy/web, or a name alone
+    /// What to show: deploy, sts, ds, job, pod or svc, optionally with a name, as in deploy/web, or a name alone
     #[arg(value_name = "KIND[/NAME]")]
     pub resource: Option<Selector>,
     /// The name, where it is not behind a slash
     #[arg(value_name = "NAME")]
     pub name: Option<String>,
-    /// Namespace to show [default: the demo's]
-    #[arg(short, long, value_name = "NAME", conflicts_with = "all_namespaces")]
-    pub namespace: Option<String>,
     /// Show all namespaces
-    #[arg(short = 'A', long)]
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
     /// How far back to look: 10s to 10m, as in 1m30s
     #[arg(short = 't', long, value_name = "SPAN", default_value = "60s", value_parser = window)]
@@ -151,6 +165,9 @@ Examples:
   mesh top                   until Ctrl-C
   mesh top --once -o json    one picture, for a script")]
 pub struct Top {
+    /// Show callers of all namespaces
+    #[arg(short = 'A', long, conflicts_with = "namespace")]
+    pub all_namespaces: bool,
     /// Print once and end
     #[arg(long)]
     pub once: bool,
@@ -162,12 +179,26 @@ pub struct Top {
     pub output: Format,
 }
 
+/// Print the version of this command and of the controller
+#[derive(Args)]
+pub struct Version {
+    /// Ask no cluster
+    #[arg(long, conflicts_with = "proxy")]
+    pub client: bool,
+    /// Count the versions of the proxies, too
+    #[arg(long)]
+    pub proxy: bool,
+}
+
 /// Show the certificates that the proxies present to each other
 #[derive(Args)]
 pub struct Identity {
     /// One pod, for example web-1 or pod/web-1; all if left out
     #[arg(value_parser = pod_name)]
     pub pod: Option<String>,
+    /// Show the pods of all namespaces
+    #[arg(short = 'A', long, conflicts_with_all = ["namespace", "pod"])]
+    pub all_namespaces: bool,
     #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = Format::Table)]
     pub output: Format,
 }
@@ -228,27 +259,43 @@ pub enum WideFormat {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Deployment,
+    StatefulSet,
+    DaemonSet,
+    Job,
+    ReplicaSet,
     Pod,
     Service,
 }
 
+/// Every kind with its short name, as tables show it, and its full name, as JSON and sentences have it.
+const KINDS: [(Kind, &str, &str); 7] = [
+    (Kind::Deployment, "deploy", "deployment"),
+    (Kind::StatefulSet, "sts", "statefulset"),
+    (Kind::DaemonSet, "ds", "daemonset"),
+    (Kind::Job, "job", "job"),
+    (Kind::ReplicaSet, "rs", "replicaset"),
+    (Kind::Pod, "pod", "pod"),
+    (Kind::Service, "svc", "service"),
+];
+
 impl Kind {
+    fn names(self) -> (&'static str, &'static str) {
+        KINDS.iter().find(|(kind, ..)| *kind == self).map_or(("", ""), |(_, short, full)| (short, full))
+    }
+
     /// The short name, as tables show it.
     pub fn short(self) -> &'static str {
-        match self {
-            Self::Deployment => "deploy",
-            Self::Pod => "pod",
-            Self::Service => "svc",
-        }
+        self.names().0
     }
 
     /// The full name, as JSON and sentences have it.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Deployment => "deployment",
-            Self::Pod => "pod",
-            Self::Service => "service",
-        }
+        self.names().1
+    }
+
+    /// The short name of the kind with this full name; that name itself where it is none of ours.
+    pub fn shorten(full: &str) -> &str {
+        KINDS.iter().find(|(_, _, name)| *name == full).map_or(full, |(_, short, _)| short)
     }
 }
 
@@ -256,12 +303,14 @@ impl FromStr for Kind {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "deploy" | "deployment" | "deployments" | "deployment.apps" | "deployments.apps" => Ok(Self::Deployment),
-            "po" | "pod" | "pods" => Ok(Self::Pod),
-            "svc" | "service" | "services" => Ok(Self::Service),
-            other => Err(format!("{other:?} is no kind that is measured; use deploy, pod or svc, as in deploy/web")),
-        }
+        let alone = text.strip_suffix(".apps").or_else(|| text.strip_suffix(".batch")).unwrap_or(text);
+        let alone = if alone == "po" { "pod" } else { alone };
+        let found = KINDS
+            .iter()
+            .find(|(_, short, full)| alone == *short || alone == *full || alone.strip_suffix('s') == Some(full));
+        found.map(|(kind, ..)| *kind).ok_or_else(|| {
+            format!("{text:?} is no kind that is measured; use deploy, sts, ds, job, pod or svc, as in deploy/web")
+        })
     }
 }
 
@@ -343,6 +392,10 @@ mod tests {
             ("deploy", Some(Kind::Deployment), None),
             ("deployments/web", Some(Kind::Deployment), Some("web")),
             ("po/web-1", Some(Kind::Pod), Some("web-1")),
+            ("statefulsets.apps/db", Some(Kind::StatefulSet), Some("db")),
+            ("sts", Some(Kind::StatefulSet), None),
+            ("ds", Some(Kind::DaemonSet), None),
+            ("jobs/once", Some(Kind::Job), Some("once")),
             ("services", Some(Kind::Service), None),
             ("web", None, Some("web")),
         ];

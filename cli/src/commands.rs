@@ -9,19 +9,30 @@ mod run;
 mod stat;
 mod status;
 mod top;
+mod version;
 
 use std::process::ExitCode;
 
+use clap::CommandFactory;
+
 use crate::{
     cli::{Cli, Command, DemoCommand},
+    cluster::Flags,
     demo::state::Layout,
     failure::{Exit, Failure},
     output::Printer,
 };
 
+/// Where the controller's Deployment is.
+pub const CONTROLLER: &str = "/apis/apps/v1/namespaces/lacewing/deployments/lacewing-controller";
+
 /// What every command may need.
 pub struct Context<'a> {
     pub layout: Layout,
+    /// `--dir` was given.
+    pub dir_asked: bool,
+    /// Which cluster, where one is meant.
+    pub flags: Flags,
     /// Seconds since the Unix epoch.
     pub now: u64,
     pub printer: &'a mut Printer,
@@ -29,8 +40,9 @@ pub struct Context<'a> {
 
 /// Runs the command that was asked for.
 pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
+    let dir_asked = cli.dir.is_some();
     let layout = Layout::new(cli.dir, |name| std::env::var(name).ok());
-    let mut context = Context { layout, now: crate::clock::unix_seconds(), printer };
+    let mut context = Context { layout, dir_asked, flags: cli.cluster, now: crate::clock::unix_seconds(), printer };
     let exit = match cli.command {
         Command::Run(run) => return Ok(run::run(run.process)),
         Command::Demo(demo) => match demo.command {
@@ -42,13 +54,17 @@ pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
         Command::Stat(options) => stat::run(&mut context, &options)?,
         Command::Top(options) => top::run(&mut context, &options)?,
         Command::Identity(options) => identity::run(&mut context, &options)?,
-        Command::Version => version(&mut context)?,
+        Command::Version(options) => version::run(&mut context, &options)?,
+        Command::Completion { shell } => completion(&mut context, shell)?,
     };
     Ok(exit.into())
 }
 
-fn version(context: &mut Context) -> Result<Exit, Failure> {
-    context.printer.data(concat!("Client version: ", env!("CARGO_PKG_VERSION")))?;
+/// Prints the script by which `shell` completes what is typed.
+fn completion(context: &mut Context, shell: clap_complete::Shell) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "mesh", &mut script);
+    context.printer.data(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Ok)
 }
 

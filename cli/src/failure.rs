@@ -10,7 +10,11 @@ pub enum Exit {
     Ok = 0,
     Error = 1,
     Usage = 2,
-    /// Nothing is installed: no demo runs.
+    /// `mesh check` found what does not work.
+    CheckErrors = 3,
+    /// `mesh check --fail-on=warning` found nothing worse than warnings.
+    CheckWarnings = 4,
+    /// Nothing is installed: no demo runs, or the cluster has no Lacewing.
     NotInstalled = 5,
     Timeout = 6,
     /// It works, but there is nothing to show.

@@ -1,27 +1,35 @@
 //! Owns reading the proxies: a few small HTTP requests to each pod's admin ports, many pods at once.
 //!
-//! A proxy that does not answer is a result, not an error: the caller shows it. Merging is `commands/stat.rs`' business.
+//! In the demo they are asked at their addresses, in a cluster by port-forward; nothing else differs. A proxy that does
+//! not answer is a result, not an error: the caller shows it. Merging is `commands/stat.rs`' business.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
-use hyper::{Request, StatusCode, client::conn::http1, header};
+use hyper::{
+    Request, StatusCode,
+    client::conn::http1::{self, SendRequest},
+    header,
+};
 use hyper_util::rt::TokioIo;
 use lacewing_proxy::live::Report;
 use serde::{Deserialize, de::DeserializeOwned};
 use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{
-    demo::cast::Pod,
+    cluster::{Forward, objects::Owner},
+    demo::cast,
     failure::{Exit, Failure},
-    output::{Printer, units},
+    output::{Printer, plain, units},
 };
 
 /// Pods asked at a time.
 const AT_ONCE_MAX: usize = 50;
 /// A proxy answers from memory: one that takes longer is as good as gone.
 const TIMEOUT: Duration = Duration::from_secs(1);
+/// The same through an API server and a kubelet, which may have to dial first.
+const FORWARD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest answer that is read, in bytes.
 const ANSWER_MAX: usize = 8 * 1024 * 1024;
 /// Data that reach back less than they could by more than this are worth a note.
@@ -29,10 +37,56 @@ const COVERED_TOLERANCE_S: f64 = 2.0;
 /// What a browser or a tricked server cannot send across origins.
 const ADMIN_HEADER: &str = "l6g-admin";
 
+/// A pod as the live commands see it.
+#[derive(Clone)]
+pub struct Pod {
+    pub namespace: String,
+    pub name: String,
+    /// What it is a replica of.
+    pub owner: Owner,
+    /// Whether it has a proxy; none: only the proxy's answer tells.
+    pub has_proxy: Option<bool>,
+    /// Its proxy's private admin port; none: there is nobody to ask.
+    pub proxy: Option<Way>,
+}
+
+/// How to get to an admin port.
+#[derive(Clone)]
+pub enum Way {
+    /// Its address, in the demo.
+    Address(SocketAddr),
+    /// Through the API server of its cluster.
+    Forward(Arc<Forward>),
+}
+
+impl From<&cast::Pod> for Pod {
+    fn from(pod: &cast::Pod) -> Self {
+        Self {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            owner: Owner { kind: pod.workload_kind.clone(), name: pod.workload.clone() },
+            has_proxy: None,
+            proxy: Some(Way::Address(pod.private_admin)),
+        }
+    }
+}
+
 /// What one pod's proxy answered, or why it did not.
 pub struct Reading<T> {
     pub pod: Pod,
     pub answer: Result<T, String>,
+}
+
+impl<T> Reading<T> {
+    /// Why a proxy that was asked did not answer.
+    pub fn silence(&self) -> Option<&str> {
+        self.answer.as_ref().err().filter(|_| self.pod.proxy.is_some()).map(String::as_str)
+    }
+
+    /// The pod has a proxy, as far as anybody knows.
+    pub fn is_meshed(&self) -> bool {
+        self.pod.has_proxy.unwrap_or(self.answer.is_ok())
+    }
 }
 
 /// The certificate of a proxy.
@@ -85,7 +139,7 @@ impl ManifestErrors {
 
 /// Asks the controller what is wrong with the manifests.
 pub async fn manifest_errors(controller_admin: SocketAddr) -> Result<ManifestErrors, String> {
-    ask(controller_admin, "/errors").await
+    ask(&Way::Address(controller_admin), "/errors").await
 }
 
 /// Asks every pod for its last `window`, in the order of `pods`.
@@ -100,20 +154,20 @@ pub async fn identities(pods: &[Pod]) -> Vec<Reading<Identity>> {
 
 /// Whether the proxy with this admin address is ready; if not, why.
 pub async fn ready(admin: SocketAddr) -> Result<(), String> {
-    match exchange(admin, "/ready").await? {
+    match exchange(&Way::Address(admin), "/ready").await? {
         (StatusCode::OK, _) => Ok(()),
         (_, body) => Err(String::from_utf8_lossy(&body).trim().to_owned()),
     }
 }
 
-/// Tells the user which proxies did not answer, and fails if none did.
-pub fn report_unreachable<T>(readings: &[Reading<T>], printer: &mut Printer) -> Result<(), Failure> {
-    let silent: Vec<(&Pod, &String)> =
-        readings.iter().filter_map(|r| Some((&r.pod, r.answer.as_ref().err()?))).collect();
-    if !readings.is_empty() && silent.len() == readings.len() {
+/// Tells the user which proxies did not answer, and fails if none did; `next` is what to do then.
+pub fn report_unreachable<T>(readings: &[Reading<T>], next: &str, printer: &mut Printer) -> Result<(), Failure> {
+    let silent: Vec<(&Pod, &str)> = readings.iter().filter_map(|r| Some((&r.pod, r.silence()?))).collect();
+    let asked = readings.iter().filter(|r| r.pod.proxy.is_some()).count();
+    if asked > 0 && silent.len() == asked {
         let (pod, why) = silent[0];
         let what = format!("none of {} proxies answered; {}: {why}", silent.len(), pod.name);
-        return Err(Failure::new(Exit::Error, what).hint("see which processes run with `mesh demo status`"));
+        return Err(Failure::new(Exit::Error, what).hint(next));
     }
     for (pod, why) in silent {
         printer.note(&format!("warning: no answer from the proxy of {}: {why}", pod.name));
@@ -148,7 +202,10 @@ async fn ask_all<T: DeserializeOwned + Send + 'static>(pods: &[Pod], path: &str)
         asked.spawn(async move {
             // The semaphore is never closed; without a slot we would only ask too many at once.
             let _slot = slots.acquire_owned().await;
-            let answer = ask(pod.private_admin, &path).await;
+            let answer = match &pod.proxy {
+                Some(way) => ask(way, &path).await,
+                None => Err("it has no proxy".to_owned()),
+            };
             (at, Reading { pod, answer })
         });
     }
@@ -157,35 +214,72 @@ async fn ask_all<T: DeserializeOwned + Send + 'static>(pods: &[Pod], path: &str)
     readings.into_iter().map(|(_, reading)| reading).collect()
 }
 
-async fn ask<T: DeserializeOwned>(admin: SocketAddr, path: &str) -> Result<T, String> {
-    let (status, body) = exchange(admin, path).await?;
+/// Asks one admin port.
+pub async fn ask<T: DeserializeOwned>(way: &Way, path: &str) -> Result<T, String> {
+    let (status, body) = exchange(way, path).await?;
     if status != StatusCode::OK {
-        return Err(format!("{admin}{path} answered {status}: {}", String::from_utf8_lossy(&body).trim()));
+        return Err(format!("{}{path} answered {status}: {}", way.name(), plain(&String::from_utf8_lossy(&body))));
     }
     serde_json::from_slice(&body).map_err(|error| {
-        format!("{admin}{path} answered something else than expected ({error}); is it another version?")
+        format!("{}{path} answered something else than expected ({error}); is it another version?", way.name())
     })
 }
 
-async fn exchange(admin: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), String> {
-    match timeout(TIMEOUT, get(admin, path)).await {
-        Ok(answer) => answer.map_err(|error| format!("{admin}: {error}")),
-        Err(_) => Err(format!("{admin} did not answer within {}s", TIMEOUT.as_secs())),
+impl Way {
+    fn name(&self) -> String {
+        match self {
+            Self::Address(address) => address.to_string(),
+            Self::Forward(forward) => forward.to_string(),
+        }
     }
 }
 
-async fn get(admin: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+async fn exchange(way: &Way, path: &str) -> Result<(StatusCode, Bytes), String> {
+    let (limit, answer) = match way {
+        Way::Address(address) => (TIMEOUT, timeout(TIMEOUT, dial(*address, path)).await),
+        Way::Forward(forward) => (FORWARD_TIMEOUT, timeout(FORWARD_TIMEOUT, through(forward, path)).await),
+    };
+    match answer {
+        Ok(answer) => answer.map_err(|error| format!("{}: {error}", way.name())),
+        Err(_) => Err(format!("{} did not answer within {}s", way.name(), limit.as_secs())),
+    }
+}
+
+async fn dial(admin: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), Broken> {
     let socket = TcpStream::connect(admin).await?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(socket)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get(path)
-        .header(header::HOST, admin.to_string())
-        .header(ADMIN_HEADER, "1")
-        .body(Empty::<Bytes>::new())?;
+    let answer = get(&mut sender, &admin.to_string(), path).await;
+    connection.abort();
+    answer
+}
+
+/// Over a way that may be open already; one that broke meanwhile is opened anew.
+async fn through(forward: &Forward, path: &str) -> Result<(StatusCode, Bytes), Broken> {
+    if let Some(mut line) = forward.reuse().await
+        && let Ok(answer) = get(&mut line.sender, "localhost", path).await
+    {
+        forward.keep(line).await;
+        return Ok(answer);
+    }
+    let mut line = forward.connect().await?;
+    match get(&mut line.sender, "localhost", path).await {
+        Ok(answer) => {
+            forward.keep(line).await;
+            Ok(answer)
+        }
+        // What the kubelet says is nearer to the cause than a connection that ended.
+        Err(error) => Err(line.why().await.map_or(error, Broken::from)),
+    }
+}
+
+type Broken = Box<dyn std::error::Error + Send + Sync>;
+
+async fn get(sender: &mut SendRequest<Empty<Bytes>>, host: &str, path: &str) -> Result<(StatusCode, Bytes), Broken> {
+    let request = Request::get(path).header(header::HOST, host).header(ADMIN_HEADER, "1").body(Empty::<Bytes>::new())?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
     let body = Limited::new(answer.into_body(), ANSWER_MAX).collect().await?.to_bytes();
-    connection.abort();
     Ok((status, body))
 }
 
@@ -195,7 +289,6 @@ mod tests {
     use lacewing_ops::admin;
 
     use super::*;
-    use crate::demo::cast::Subnet;
 
     fn answer(request: &Request<Incoming>) -> admin::Answer {
         match (request.uri().path(), request.headers().contains_key(ADMIN_HEADER)) {
@@ -216,9 +309,11 @@ mod tests {
     #[test]
     fn proxies_younger_than_the_window_or_the_others_are_noted() {
         let notes = |ages: &[f64], window| {
-            let pods = "127.1.203".parse::<Subnet>().expect("a subnet").pods();
-            let reading =
-                |(pod, age): (Pod, &f64)| Reading { pod, answer: Ok(Report { covered_s: *age, ..Report::default() }) };
+            let pods = "127.1.203".parse::<cast::Subnet>().expect("a subnet").pods();
+            let reading = |(pod, age): (cast::Pod, &f64)| Reading {
+                pod: Pod::from(&pod),
+                answer: Ok(Report { covered_s: *age, ..Report::default() }),
+            };
             let mut readings: Vec<_> = pods.into_iter().zip(ages).map(reading).collect();
             readings.push(Reading { pod: readings[0].pod.clone(), answer: Err("refused".to_owned()) });
             age_notes(&readings, Duration::from_secs(window))
@@ -243,9 +338,9 @@ mod tests {
         let listener = admin::bind(([127, 0, 0, 1], 0).into(), "test").expect("a port");
         let address = listener.local_addr().expect("bound");
         tokio::spawn(admin::serve(listener, answer));
-        let mut pods = "127.1.202".parse::<Subnet>().expect("a subnet").pods();
-        pods.truncate(2);
-        pods[0].private_admin = address;
+        let pods = "127.1.202".parse::<cast::Subnet>().expect("a subnet").pods();
+        let mut pods: Vec<Pod> = pods[..2].iter().map(Pod::from).collect();
+        pods[0].proxy = Some(Way::Address(address));
         let identities = identities(&pods).await;
         assert_eq!(identities[0].answer.as_ref().expect("answered").not_after, 3);
         let refused = identities[1].answer.as_ref().expect_err("nobody there");

@@ -5,11 +5,14 @@
 
 mod cli;
 mod clock;
+#[allow(dead_code)] // `install` and `inject` use the rest
+mod cluster;
 mod commands;
 mod demo;
 mod failure;
 mod golden;
 mod live;
+mod mesh;
 mod output;
 
 use std::{ffi::OsString, process::ExitCode};

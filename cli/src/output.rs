@@ -12,6 +12,16 @@ use crate::failure::{Exit, Failure};
 /// Moves the cursor home and clears what is below: a refresh without flicker.
 const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
+/// Longest text of somebody else that is shown, in characters.
+const PLAIN_MAX: usize = 1_000;
+
+/// Words that came from elsewhere, on one line and without what a terminal would act on.
+pub fn plain(text: &str) -> String {
+    let calm = |c: char| if c.is_control() { ' ' } else { c };
+    let words: String = text.trim().chars().map(calm).take(PLAIN_MAX).collect();
+    words.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
 /// Where output goes.
 pub struct Printer {
     out: Box<dyn Write>,
@@ -60,5 +70,16 @@ impl Printer {
             Err(failure) if !failure.is_broken_pipe() => failure.exit(),
             _ => Exit::Ok,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn foreign_words_cannot_move_the_cursor() {
+        assert_eq!(plain("a\x1b[2Jb\r\n  c\u{9b}d"), "a [2Jb c d");
+        assert_eq!(plain(&"x".repeat(5_000)).len(), PLAIN_MAX);
     }
 }

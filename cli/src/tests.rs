@@ -78,7 +78,10 @@ fn without_a_demo_every_command_says_so() {
 #[test]
 fn usage_errors_say_what_to_write() {
     for (line, part) in [
-        ("mesh stat nodes web", "\"nodes\" is no kind that is measured; use deploy, pod or svc, as in deploy/web"),
+        (
+            "mesh stat nodes web",
+            "\"nodes\" is no kind that is measured; use deploy, sts, ds, job, pod or svc, as in deploy/web",
+        ),
         ("mesh stat deploy/", "a name is missing after the slash"),
         ("mesh stat -t 5s", "use 10s to 10m"),
         ("mesh stat deploy/web voting", "deploy/web has its name already"),

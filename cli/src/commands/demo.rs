@@ -24,6 +24,7 @@ use crate::{
         state::{Held, Layout},
     },
     failure::{Exit, Failure},
+    mesh::Roll,
     output::Printer,
 };
 
@@ -102,7 +103,7 @@ async fn live(held: &Held, options: Options, started: u64, printer: &mut Printer
         welcome_back(&mut crew, printer).await;
         if !numbers_shown && traffic_since.elapsed() >= FIRST_NUMBERS_AFTER {
             numbers_shown = true;
-            let numbers = stat::overview(&pods, FIRST_WINDOW).await;
+            let numbers = stat::overview(&Roll::of_demo(&pods), FIRST_WINDOW).await;
             printer.data(&format!("$ {mesh} stat\n{numbers}"))?;
         }
     }

@@ -120,7 +120,13 @@ mod tests {
         let (controller_admin, pods) = (subnet.controller_admin(), subnet.pods());
         held.describe(&Description { pid: 1, started: 1, controller_admin, pods }).expect("describe");
         let mut printer = Printer::to(Box::new(std::io::sink()), Box::new(std::io::sink()));
-        let mut context = Context { layout: layout.clone(), now: 1, printer: &mut printer };
+        let mut context = Context {
+            layout: layout.clone(),
+            dir_asked: true,
+            flags: crate::cluster::Flags::default(),
+            now: 1,
+            printer: &mut printer,
+        };
         let file = faults::path(&layout.faults(), CONTROLLER);
         for healed in [Some(CONTROLLER), None] {
             set(&mut context, FaultCommand::Kill { pod: CONTROLLER.to_owned() }).expect("set");

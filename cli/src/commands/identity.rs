@@ -6,16 +6,20 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::{Context, block_on, fault::find};
+use super::{Context, block_on};
 use crate::{
     cli::{self, Format},
     failure::{Exit, Failure},
-    live,
+    live::{self, Pod},
+    mesh::{self, Mesh},
     output::{
         table::{self, Column, Row, View},
         units,
     },
 };
+
+/// Most names that an error lists.
+const NAMES_MAX: usize = 20;
 
 #[derive(Serialize)]
 struct IdentityRow {
@@ -34,8 +38,13 @@ struct IdentityRow {
 }
 
 impl Row for IdentityRow {
-    const COLUMNS: &'static [Column] =
-        &[Column::text("NAME"), Column::text("IDENTITY"), Column::text("EXPIRES"), Column::text("RENEWS")];
+    const COLUMNS: &'static [Column] = &[
+        Column::text("NAMESPACE").only(|view| view.namespaces),
+        Column::text("NAME"),
+        Column::text("IDENTITY"),
+        Column::text("EXPIRES"),
+        Column::text("RENEWS"),
+    ];
 
     fn cells(&self, _: View) -> Vec<String> {
         let from_now = |at: u64| match at.checked_sub(self.now) {
@@ -49,27 +58,60 @@ impl Row for IdentityRow {
         } else {
             from_now(self.renew_until)
         };
-        vec![self.name.clone(), self.identity.clone(), from_now(self.not_after), renews]
+        vec![self.namespace.clone(), self.name.clone(), self.identity.clone(), from_now(self.not_after), renews]
     }
 }
 
 pub fn run(context: &mut Context, options: &cli::Identity) -> Result<Exit, Failure> {
-    let mut pods = context.layout.running()?.pods;
-    if let Some(name) = &options.pod {
-        pods = vec![find(&pods, name)?.clone()];
+    block_on(show(context, options))
+}
+
+async fn show(context: &mut Context<'_>, options: &cli::Identity) -> Result<Exit, Failure> {
+    let mesh = Mesh::choose(context).await?;
+    let namespace = (!options.all_namespaces && matches!(mesh, Mesh::Cluster { .. })).then(|| mesh.namespace(context));
+    let roll = mesh.roll(namespace.as_deref(), false).await?;
+    let mut pods: Vec<Pod> = match &options.pod {
+        Some(name) => vec![find(&roll.pods, name)?.clone()],
+        None => roll.pods.clone(),
+    };
+    pods.retain(|pod| pod.proxy.is_some());
+    if pods.is_empty() {
+        return Err(nothing(&mesh, namespace.as_deref(), &roll.pods, options.pod.as_deref()).await);
     }
-    let readings = block_on(async { Ok(live::identities(&pods).await) })?;
-    live::report_unreachable(&readings, context.printer)?;
+    let readings = live::identities(&pods).await;
+    live::report_unreachable(&readings, mesh.next_when_silent(), context.printer)?;
     let now = context.now;
     let rows: Vec<IdentityRow> = readings.into_iter().filter_map(|r| Some(row(r.pod, r.answer.ok()?, now))).collect();
+    let view = View { namespaces: options.all_namespaces, ..View::default() };
     context.printer.data(&match options.output {
         Format::Json => table::json(&rows, None),
-        Format::Table => table::text(&rows, View::default()),
+        Format::Table => table::text(&rows, view),
     })?;
     Ok(Exit::Ok)
 }
 
-fn row(pod: crate::demo::cast::Pod, identity: live::Identity, now: u64) -> IdentityRow {
+/// The pod of that name, or an error that lists those there are.
+fn find<'a>(pods: &'a [Pod], name: &str) -> Result<&'a Pod, Failure> {
+    pods.iter().find(|pod| pod.name == name).ok_or_else(|| {
+        let mut names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).take(NAMES_MAX).collect();
+        if pods.len() > NAMES_MAX {
+            names.push("...");
+        }
+        Failure::error(format!("there is no pod {name:?} here")).hint(format!("there are: {}", names.join(", ")))
+    })
+}
+
+async fn nothing(mesh: &Mesh, namespace: Option<&str>, pods: &[Pod], asked: Option<&str>) -> Failure {
+    let why = match mesh {
+        Mesh::Cluster { cluster, .. } => mesh::why_empty(cluster, namespace, pods).await,
+        Mesh::Demo(_) => None,
+    };
+    let what =
+        asked.map_or_else(|| "no proxy runs here yet".to_owned(), |name| format!("pod {name} has no proxy that runs"));
+    why.unwrap_or_else(|| Failure::new(Exit::NoData, what).hint(mesh.next_when_silent()))
+}
+
+fn row(pod: Pod, identity: live::Identity, now: u64) -> IdentityRow {
     let live::Identity { id, not_before, not_after, renew_from, renew_until, roots } = identity;
     IdentityRow {
         namespace: pod.namespace,

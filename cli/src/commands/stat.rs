@@ -3,7 +3,7 @@
 //! Workloads and pods are the inbound side of their own proxies; services are the outbound side of everybody's, so what
 //! clients really got, after retries.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use lacewing_proxy::live::{Direction, Report};
 use serde::Serialize;
@@ -11,10 +11,10 @@ use serde::Serialize;
 use super::{Context, block_on};
 use crate::{
     cli::{Kind, Selector, Stat, WideFormat},
-    demo::cast::{NAMESPACE, Pod},
     failure::{Exit, Failure},
     golden::{Golden, Numbers},
-    live::{self, Reading},
+    live::{self, Pod, Reading},
+    mesh::{self, Mesh, Roll},
     output::{
         table::{self, Column, Row, View},
         units::{self, MISSING},
@@ -25,14 +25,17 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Serialize)]
 struct StatRow {
     namespace: String,
-    kind: &'static str,
+    kind: String,
     name: String,
-    /// Pods whose proxy answered, of all pods: `2/2`. A service has none.
+    /// Pods that have a proxy, of all pods: `2/2`. A service has none.
     meshed: Option<String>,
     #[serde(flatten)]
     numbers: Numbers,
     #[serde(skip)]
-    short_kind: &'static str,
+    short_kind: String,
+    /// Whether it is shown where no kind is asked for.
+    #[serde(skip)]
+    is_workload: bool,
 }
 
 impl Row for StatRow {
@@ -70,13 +73,19 @@ impl Row for StatRow {
 
 pub fn run(context: &mut Context, options: &Stat) -> Result<Exit, Failure> {
     let resource = resource(options)?;
-    let resource = resource.as_ref();
-    let pods = context.layout.running()?.pods;
+    block_on(show(context, options, resource.as_ref()))
+}
+
+async fn show(context: &mut Context<'_>, options: &Stat, resource: Option<&Selector>) -> Result<Exit, Failure> {
+    let mesh = Mesh::choose(context).await?;
+    let namespace = (!options.all_namespaces).then(|| mesh.namespace(context));
+    let namespace = namespace.as_deref();
     let window = options.time_window;
-    let readings = block_on(async { Ok(live::reports(&pods, window).await) })?;
-    live::report_unreachable(&readings, context.printer)?;
-    let namespace = (!options.all_namespaces).then(|| options.namespace.as_deref().unwrap_or(NAMESPACE));
-    let rows = select(rows(&readings), namespace, resource);
+    let services = resource.is_none_or(|selector| selector.kind.is_none_or(|kind| kind == Kind::Service));
+    let roll = mesh.roll(namespace, services).await?;
+    let readings = live::reports(&roll.pods, window).await;
+    live::report_unreachable(&readings, mesh.next_when_silent(), context.printer)?;
+    let rows = select(rows(&readings, &roll), namespace, resource);
     let view = View {
         namespaces: options.all_namespaces,
         kinds: resource.is_none_or(|resource| resource.kind.is_none()),
@@ -87,8 +96,16 @@ pub fn run(context: &mut Context, options: &Stat) -> Result<Exit, Failure> {
     } else if !rows.is_empty() {
         context.printer.data(&table::text(&rows, view))?;
     }
+    for note in &roll.notes {
+        context.printer.note(note);
+    }
     if rows.is_empty() {
-        return Err(nothing(&pods, namespace, resource));
+        return Err(match &mesh {
+            Mesh::Demo(_) => nothing(&roll.pods, namespace, resource),
+            Mesh::Cluster { cluster, .. } => mesh::why_empty(cluster, namespace, &roll.pods)
+                .await
+                .unwrap_or_else(|| nothing(&roll.pods, namespace, resource)),
+        });
     }
     for note in notes(&readings, &rows, window) {
         context.printer.note(&note);
@@ -107,55 +124,72 @@ fn resource(options: &Stat) -> Result<Option<Selector>, Failure> {
 }
 
 /// The table of all workloads and services, for the demo's first numbers.
-pub async fn overview(pods: &[Pod], window: Duration) -> String {
-    let rows = select(rows(&live::reports(pods, window).await), Some(NAMESPACE), None);
+pub async fn overview(roll: &Roll, window: Duration) -> String {
+    let rows = select(rows(&live::reports(&roll.pods, window).await, roll), None, None);
     table::text(&rows, View { kinds: true, ..View::default() })
 }
 
 /// What is being added up for one row.
 struct Group {
-    kind: Kind,
+    /// In full, as in `deployment`.
+    kind: String,
     namespace: String,
     name: String,
-    /// Pods that answered, of all.
+    /// Pods that have a proxy, of all.
     meshed: (u32, u32),
     golden: Golden,
+    is_workload: bool,
 }
 
-/// Rows of all kinds: deployments and pods in the order of the pods, then services.
-fn rows(readings: &[Reading<Report>]) -> Vec<StatRow> {
+/// Rows of all kinds: workloads and pods in the order of the pods, then services.
+fn rows(readings: &[Reading<Report>], roll: &Roll) -> Vec<StatRow> {
     let mut groups: Vec<Group> = Vec::new();
-    for kind in [Kind::Deployment, Kind::Pod] {
-        for Reading { pod, answer } in readings {
-            let name = if kind == Kind::Pod { &pod.name } else { &pod.workload };
-            let group = group(&mut groups, kind, &pod.namespace, name);
-            group.meshed.1 += 1;
-            let Ok(report) = answer else { continue };
-            group.meshed.0 += 1;
-            group.golden.cover(report.covered_s);
-            for row in report.rows.iter().filter(|row| row.key.direction == Direction::Inbound) {
-                group.golden.add(row, report.covered_s);
-            }
-        }
+    let bare = |pod: &Pod| pod.owner.kind == Kind::Pod.name();
+    for reading in readings.iter().filter(|reading| !bare(&reading.pod)) {
+        add_inbound(
+            group(&mut groups, &reading.pod.owner.kind, &reading.pod.namespace, &reading.pod.owner.name),
+            reading,
+        );
     }
-    // In the demo a workload that listens has a Service of its name; without traffic it is shown all the same.
-    for pod in readings.iter().map(|reading| &reading.pod).filter(|pod| pod.app_port.is_some()) {
-        group(&mut groups, Kind::Service, &pod.namespace, &pod.workload);
+    for group in &mut groups {
+        group.is_workload = true;
+    }
+    for reading in readings {
+        let group = group(&mut groups, Kind::Pod.name(), &reading.pod.namespace, &reading.pod.name);
+        add_inbound(group, reading);
+        // A pod that nobody manages is all there is of it.
+        group.is_workload = bare(&reading.pod);
+    }
+    for (namespace, name) in &roll.services {
+        group(&mut groups, Kind::Service.name(), namespace, name).is_workload = true;
     }
     for report in readings.iter().filter_map(|reading| reading.answer.as_ref().ok()) {
         for row in report.rows.iter().filter(|row| row.key.direction == Direction::Outbound) {
             let Some((namespace, name)) = row.key.service.as_deref().and_then(service) else { continue };
-            group(&mut groups, Kind::Service, namespace, name).golden.add(row, report.covered_s);
+            let group = group(&mut groups, Kind::Service.name(), namespace, name);
+            group.is_workload = true;
+            group.golden.add(row, report.covered_s);
         }
     }
     groups.into_iter().map(finish).collect()
 }
 
-fn group<'a>(groups: &'a mut Vec<Group>, kind: Kind, namespace: &str, name: &str) -> &'a mut Group {
+/// Adds a pod, and what it served.
+fn add_inbound(group: &mut Group, reading: &Reading<Report>) {
+    group.meshed.0 += u32::from(reading.is_meshed());
+    group.meshed.1 += 1;
+    let Ok(report) = &reading.answer else { return };
+    group.golden.cover(report.covered_s);
+    for row in report.rows.iter().filter(|row| row.key.direction == Direction::Inbound) {
+        group.golden.add(row, report.covered_s);
+    }
+}
+
+fn group<'a>(groups: &'a mut Vec<Group>, kind: &str, namespace: &str, name: &str) -> &'a mut Group {
     let found = groups.iter().position(|g| g.kind == kind && g.namespace == namespace && g.name == name);
     let at = found.unwrap_or_else(|| {
-        let (namespace, name) = (namespace.to_owned(), name.to_owned());
-        groups.push(Group { kind, namespace, name, meshed: (0, 0), golden: Golden::default() });
+        let (kind, namespace, name) = (kind.to_owned(), namespace.to_owned(), name.to_owned());
+        groups.push(Group { kind, namespace, name, meshed: (0, 0), golden: Golden::default(), is_workload: false });
         groups.len() - 1
     });
     &mut groups[at]
@@ -171,24 +205,33 @@ fn finish(group: Group) -> StatRow {
     let (up, all) = group.meshed;
     StatRow {
         namespace: group.namespace,
-        kind: group.kind.name(),
+        meshed: (group.kind != Kind::Service.name()).then(|| format!("{up}/{all}")),
+        short_kind: Kind::shorten(&group.kind).to_owned(),
+        kind: group.kind,
         name: group.name,
-        meshed: (group.kind != Kind::Service).then(|| format!("{up}/{all}")),
         numbers: group.golden.numbers(),
-        short_kind: group.kind.short(),
+        is_workload: group.is_workload,
     }
 }
 
-/// The rows that were asked for; without a kind, deployments and services.
+/// The rows that were asked for; without a kind, workloads and services, of namespaces that have something meshed.
 fn select(rows: Vec<StatRow>, namespace: Option<&str>, resource: Option<&Selector>) -> Vec<StatRow> {
+    let has_proxy = |row: &StatRow| row.meshed.as_ref().is_some_and(|meshed| !meshed.starts_with("0/"));
+    let is_measured = |row: &StatRow| !row.numbers.is_empty() || has_proxy(row);
+    let measured: BTreeSet<String> =
+        rows.iter().filter(|row| is_measured(row)).map(|row| row.namespace.clone()).collect();
     let wanted = |row: &StatRow| match resource {
-        None => row.kind != Kind::Pod.name(),
+        None => row.is_workload,
         Some(selector) => {
             selector.kind.is_none_or(|kind| row.kind == kind.name())
                 && selector.name.as_ref().is_none_or(|name| *name == row.name)
         }
     };
-    rows.into_iter().filter(|row| wanted(row) && namespace.is_none_or(|namespace| row.namespace == namespace)).collect()
+    let named = resource.is_some_and(|selector| selector.name.is_some());
+    rows.into_iter()
+        .filter(|row| wanted(row) && namespace.is_none_or(|namespace| row.namespace == namespace))
+        .filter(|row| named || measured.contains(&row.namespace))
+        .collect()
 }
 
 /// Why the table is empty, and what to run next.
@@ -204,16 +247,15 @@ fn nothing(pods: &[Pod], namespace: Option<&str>, resource: Option<&Selector>) -
     };
     let failure = Failure::new(Exit::NoData, what);
     if !pods.iter().any(|pod| here(&pod)) {
-        return failure.hint("the demo's namespace is \"emojivoto\"; see all with `mesh stat -A`");
+        return failure.hint("see all namespaces with `mesh stat -A`");
     }
     match resource {
         Some(Selector { kind: Some(kind), .. }) => {
             failure.hint(format!("see those there are with `mesh stat {}`", kind.short()))
         }
-        Some(Selector { kind: None, .. }) => {
-            failure.hint("see the names with `mesh stat`; the kinds are deploy, pod and svc, as in deploy/web")
-        }
-        None => failure.hint("see whether the pods are up with `mesh demo status`"),
+        Some(Selector { kind: None, .. }) => failure
+            .hint("see the names with `mesh stat`; the kinds are deploy, sts, ds, job, pod and svc, as in deploy/web"),
+        None => failure.hint("see whether the pods are up"),
     }
 }
 

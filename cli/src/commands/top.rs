@@ -6,13 +6,15 @@ use std::{fmt::Write, time::Duration};
 
 use lacewing_proxy::live::{Direction, Report};
 use serde::Serialize;
+use tokio::time::MissedTickBehavior;
 
 use super::{Context, block_on, stat::service};
 use crate::{
-    cli::{Format, Top},
+    cli::{Format, Kind, Top},
     failure::{Exit, Failure},
     golden::{Golden, Numbers},
     live::{self, Reading},
+    mesh::{self, Mesh},
     output::{
         table::{self, Column, Row, View},
         units,
@@ -63,13 +65,17 @@ impl Row for TopRow {
 
 pub fn run(context: &mut Context, options: &Top) -> Result<Exit, Failure> {
     block_on(async {
+        let mesh = Mesh::choose(context).await?;
+        let namespace =
+            (!options.all_namespaces && matches!(mesh, Mesh::Cluster { .. })).then(|| mesh.namespace(context));
         let mut every = tokio::time::interval(REFRESH);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut told = String::new();
         loop {
             every.tick().await;
             // Asked every time: a demo that ended must not look like one where nothing happens.
-            let pods = context.layout.running()?.pods;
-            let readings = live::reports(&pods, options.time_window).await;
+            let roll = mesh.roll(namespace.as_deref(), false).await?;
+            let readings = live::reports(&roll.pods, options.time_window).await;
             let rows = rows(&readings);
             // Tables name the silent ones themselves; `report_unreachable` does where there is only one picture.
             if options.output == Format::Json
@@ -78,18 +84,31 @@ pub fn run(context: &mut Context, options: &Top) -> Result<Exit, Failure> {
             {
                 context.printer.note(&news);
             }
-            show(context, options, &readings, &rows)?;
+            show(context, options, &readings, &rows, mesh.next_when_silent())?;
             if options.once {
-                return if rows.is_empty() { Err(nothing(options.time_window)) } else { Ok(Exit::Ok) };
+                if !rows.is_empty() {
+                    return Ok(Exit::Ok);
+                }
+                let why = match &mesh {
+                    Mesh::Cluster { cluster, .. } => mesh::why_empty(cluster, namespace.as_deref(), &roll.pods).await,
+                    Mesh::Demo(_) => None,
+                };
+                return Err(why.unwrap_or_else(|| nothing(options.time_window, mesh.next_when_silent())));
             }
         }
     })
 }
 
-fn show(context: &mut Context, options: &Top, readings: &[Reading<Report>], rows: &[TopRow]) -> Result<(), Failure> {
+fn show(
+    context: &mut Context,
+    options: &Top,
+    readings: &[Reading<Report>],
+    rows: &[TopRow],
+    next: &str,
+) -> Result<(), Failure> {
     let window_s = Some(options.time_window.as_secs());
     if options.once {
-        live::report_unreachable(readings, context.printer)?;
+        live::report_unreachable(readings, next, context.printer)?;
         for note in live::age_notes(readings, options.time_window) {
             context.printer.note(&note);
         }
@@ -122,7 +141,7 @@ fn picture(readings: &[Reading<Report>], rows: &[TopRow], window: Duration) -> S
 
 /// The pods whose proxies did not answer.
 fn silent(readings: &[Reading<Report>]) -> String {
-    let names: Vec<&str> = readings.iter().filter(|r| r.answer.is_err()).map(|r| r.pod.name.as_str()).collect();
+    let names: Vec<&str> = readings.iter().filter(|r| r.silence().is_some()).map(|r| r.pod.name.as_str()).collect();
     names.join(", ")
 }
 
@@ -139,10 +158,9 @@ fn news_of_silence(told: &mut String, readings: &[Reading<Report>]) -> Option<St
     })
 }
 
-fn nothing(window: Duration) -> Failure {
+fn nothing(window: Duration, next: &str) -> Failure {
     let what = format!("nobody called anybody in the last {}", units::span(window));
-    Failure::new(Exit::NoData, what)
-        .hint("look further back with `mesh top -t 10m`, or at the pods with `mesh demo status`")
+    Failure::new(Exit::NoData, what).hint(format!("look further back with `mesh top -t 10m`; {next}"))
 }
 
 /// One row for each caller and destination, the busiest first.
@@ -155,7 +173,8 @@ fn rows(readings: &[Reading<Report>]) -> Vec<TopRow> {
                 Some((namespace, name)) => (namespace.to_owned(), format!("svc/{name}")),
                 None => (row.key.peer_namespace.clone(), row.key.peer.clone()),
             };
-            let source = format!("deploy/{}", reading.pod.workload);
+            let owner = &reading.pod.owner;
+            let source = format!("{}/{}", Kind::shorten(&owner.kind), owner.name);
             let key = [reading.pod.namespace.clone(), source, namespace, destination];
             let at = groups.iter().position(|(other, _)| *other == key).unwrap_or_else(|| {
                 groups.push((key, Golden::default()));
@@ -179,7 +198,11 @@ fn finish([namespace, source, destination_namespace, destination]: [String; 4], 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{demo::cast::Subnet, golden::tests::row};
+    use crate::{
+        demo::cast::{self, Subnet},
+        golden::tests::row,
+        live::Pod,
+    };
 
     fn readings() -> Vec<Reading<Report>> {
         let pods = "127.1.9".parse::<Subnet>().expect("a subnet").pods();
@@ -195,9 +218,12 @@ mod tests {
             ],
             _ => vec![],
         };
-        let read = |pod: crate::demo::cast::Pod| match pod.name.as_str() {
-            "emoji-2" => Reading { pod, answer: Err("refused".to_owned()) },
-            _ => Reading { answer: Ok(Report { covered_s: 10.0, rows: of(&pod.workload), ..Report::default() }), pod },
+        let read = |pod: cast::Pod| match pod.name.as_str() {
+            "emoji-2" => Reading { pod: Pod::from(&pod), answer: Err("refused".to_owned()) },
+            _ => Reading {
+                answer: Ok(Report { covered_s: 10.0, rows: of(&pod.workload), ..Report::default() }),
+                pod: Pod::from(&pod),
+            },
         };
         pods.into_iter().map(read).collect()
     }

@@ -3,7 +3,7 @@
 //! How sketches merge and quantiles are read is tested where they are, in the proxy.
 
 use super::*;
-use crate::{demo::cast::Subnet, golden::tests::row};
+use crate::{cluster::objects::Owner, demo::cast, golden::tests::row};
 
 fn reading(pod: Pod, rows: Vec<lacewing_proxy::live::Row>) -> Reading<Report> {
     let report =
@@ -13,10 +13,11 @@ fn reading(pod: Pod, rows: Vec<lacewing_proxy::live::Row>) -> Reading<Report> {
 
 /// web-1 and web-2 serve and call voting; voting-2 does not answer; traffic calls web.
 fn readings() -> Vec<Reading<Report>> {
-    let pods = "127.1.9".parse::<Subnet>().expect("a subnet").pods();
+    let pods = "127.1.9".parse::<cast::Subnet>().expect("a subnet").pods();
     let voting = Some("emojivoto/voting:8080");
     pods.into_iter()
         .filter(|pod| ["web", "voting", "traffic"].contains(&pod.workload.as_str()))
+        .map(|pod| Pod::from(&pod))
         .map(|pod| match pod.name.as_str() {
             "web-1" => reading(
                 pod,
@@ -33,14 +34,20 @@ fn readings() -> Vec<Reading<Report>> {
         .collect()
 }
 
+/// The Services of those that listen.
+fn roll() -> Roll {
+    let services = ["web", "voting"].map(|name| ("emojivoto".to_owned(), name.to_owned()));
+    Roll { services: services.into(), ..Roll::default() }
+}
+
 fn selector(text: &str) -> Selector {
     text.parse().expect("a selector")
 }
 
 #[test]
 fn workloads_by_their_inbound_services_by_their_clients() {
-    let rows = select(rows(&readings()), Some("emojivoto"), None);
-    let shown: Vec<_> = rows.iter().map(|row| (row.kind, row.name.as_str(), row.meshed.as_deref())).collect();
+    let rows = select(rows(&readings(), &roll()), Some("emojivoto"), None);
+    let shown: Vec<_> = rows.iter().map(|row| (row.kind.as_str(), row.name.as_str(), row.meshed.as_deref())).collect();
     let expected = [
         ("deployment", "web", Some("2/2")),
         ("deployment", "voting", Some("2/3")),
@@ -58,7 +65,7 @@ fn workloads_by_their_inbound_services_by_their_clients() {
 
 #[test]
 fn the_table_has_the_columns_that_hands_and_scripts_know() {
-    let rows = select(rows(&readings()), Some("emojivoto"), Some(&selector("deploy")));
+    let rows = select(rows(&readings(), &roll()), Some("emojivoto"), Some(&selector("deploy")));
     let text = table::text(&rows, View::default());
     let lines: Vec<&str> = text.lines().collect();
     let header: Vec<&str> = lines[0].split_whitespace().collect();
@@ -73,7 +80,7 @@ fn the_table_has_the_columns_that_hands_and_scripts_know() {
 
 #[test]
 fn json_has_one_schema_for_every_kind() {
-    let text = table::json(&rows(&readings()), Some(60));
+    let text = table::json(&rows(&readings(), &roll()), Some(60));
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(value["window_s"], 60);
     let rows = value["rows"].as_array().expect("rows");
@@ -113,13 +120,13 @@ fn empty_tables_say_why_and_what_next() {
             Some("emojivoto"),
             Some(selector("nodes")),
             "nothing is named \"nodes\"",
-            "deploy, pod and svc, as in deploy/web",
+            "deploy, sts, ds, job, pod and svc, as in deploy/web",
         ),
         (Some("shop"), None, "nothing is meshed in namespace \"shop\"", "mesh stat -A"),
         (Some("shop"), Some(selector("svc/web")), "there is no service \"web\" in namespace \"shop\"", "mesh stat -A"),
     ];
     for (namespace, resource, what, next) in table {
-        assert!(select(rows(&readings), namespace, resource.as_ref()).is_empty());
+        assert!(select(rows(&readings, &roll()), namespace, resource.as_ref()).is_empty());
         let failure = nothing(&pods, namespace, resource.as_ref());
         assert_eq!(failure.exit(), Exit::NoData);
         assert!(failure.to_string().contains(what) && failure.to_string().contains(next), "{failure}");
@@ -129,7 +136,7 @@ fn empty_tables_say_why_and_what_next() {
 #[test]
 fn a_name_alone_selects_every_kind() {
     let shown = |text: &str| -> Vec<String> {
-        let rows = select(rows(&readings()), Some("emojivoto"), Some(&selector(text)));
+        let rows = select(rows(&readings(), &roll()), Some("emojivoto"), Some(&selector(text)));
         rows.iter().map(|row| format!("{}/{}", row.short_kind, row.name)).collect()
     };
     assert_eq!(shown("web"), ["deploy/web", "svc/web"]);
@@ -142,7 +149,7 @@ fn a_restarted_proxy_shortens_the_rows_it_is_in() {
     let web = readings.iter_mut().find(|reading| reading.pod.name == "web-1").expect("web-1");
     web.answer.as_mut().expect("a report").covered_s = 4.0;
     let covered = |kind: &str, name: &str| {
-        let rows = rows(&readings);
+        let rows = rows(&readings, &roll());
         rows.iter().find(|row| row.short_kind == kind && row.name == name).expect("a row").numbers.covered_s
     };
     for (kind, name, seconds) in [
@@ -155,7 +162,7 @@ fn a_restarted_proxy_shortens_the_rows_it_is_in() {
     ] {
         assert_eq!(covered(kind, name), seconds, "{kind}/{name}");
     }
-    let rows = rows(&readings);
+    let rows = rows(&readings, &roll());
     let said = notes(&readings, &rows, Duration::from_secs(10));
     assert!(said.len() == 1 && said[0].contains("web-1's proxy started 4s ago"), "{said:?}");
 }
@@ -163,7 +170,7 @@ fn a_restarted_proxy_shortens_the_rows_it_is_in() {
 #[test]
 fn young_proxies_are_noted() {
     let readings = readings();
-    let rows = select(rows(&readings), None, None);
+    let rows = select(rows(&readings, &roll()), None, None);
     let said = notes(&readings, &rows, Duration::from_secs(60)).join("\n");
     assert!(said.contains("started 10s ago") && said.contains("not 1m"), "{said}");
     assert!(notes(&readings, &rows, Duration::from_secs(10)).is_empty());
@@ -176,4 +183,42 @@ fn services_are_read_from_their_name() {
     {
         assert_eq!(service(text), expected);
     }
+}
+
+/// A cluster's namespace: `db`, a StatefulSet that is half meshed, a bare pod without a proxy, and one that is silent.
+#[test]
+fn in_a_cluster_meshed_is_what_the_api_says() {
+    let pod = |name: &str, kind: &str, owner: &str, meshed: bool, asked: bool| Pod {
+        namespace: "shop".to_owned(),
+        name: name.to_owned(),
+        owner: Owner { kind: kind.to_owned(), name: owner.to_owned() },
+        has_proxy: Some(meshed),
+        proxy: asked.then(|| live::Way::Address(([127, 0, 0, 1], 1).into())),
+    };
+    let silent = |pod: Pod| Reading { pod, answer: Err("silent".to_owned()) };
+    let readings = vec![
+        reading(pod("db-0", "statefulset", "db", true, true), vec![row("inbound", None, [10, 0], &[(90, 10)])]),
+        silent(pod("db-1", "statefulset", "db", false, false)),
+        silent(pod("tool", "pod", "tool", false, false)),
+        silent(pod("web-1", "deployment", "web", true, true)),
+    ];
+    let shown = |resource: Option<&str>| -> Vec<(String, Option<String>)> {
+        let selector = resource.map(selector);
+        let rows = select(rows(&readings, &Roll::default()), Some("shop"), selector.as_ref());
+        rows.into_iter().map(|row| (format!("{}/{}", row.short_kind, row.name), row.meshed)).collect()
+    };
+    let row = |name: &str, meshed: &str| (name.to_owned(), Some(meshed.to_owned()));
+    assert_eq!(shown(None), [row("sts/db", "1/2"), row("deploy/web", "1/1"), row("pod/tool", "0/1")]);
+    assert_eq!(shown(Some("sts")), [row("sts/db", "1/2")]);
+    assert_eq!(shown(Some("tool")), [row("pod/tool", "0/1")]);
+    let quiet: Vec<&str> = readings.iter().filter(|r| r.silence().is_some()).map(|r| &*r.pod.name).collect();
+    assert_eq!(quiet, ["web-1"], "only those who were asked can be silent");
+    // Where nothing is meshed there is no table but a reason.
+    let unmeshed = vec![silent(pod("tool", "pod", "tool", false, false))];
+    assert!(select(rows_of(&unmeshed), Some("shop"), None).is_empty());
+    assert_eq!(select(rows_of(&unmeshed), Some("shop"), Some(&selector("tool"))).len(), 1);
+}
+
+fn rows_of(readings: &[Reading<Report>]) -> Vec<StatRow> {
+    rows(readings, &Roll::default())
 }
