@@ -3,6 +3,8 @@
 //! Values are parsed into what they mean here (a window, a selector, a subnet), with the limits that they have, so that
 //! no command sees one that it would have to refuse.
 
+pub mod install;
+
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
 use crate::{
@@ -49,6 +51,7 @@ Examples:
 #[derive(Subcommand)]
 pub enum Command {
     Demo(Demo),
+    Install(install::Install),
     Stat(Stat),
     Top(Top),
     Identity(Identity),

@@ -5,6 +5,7 @@
 mod demo;
 mod fault;
 mod identity;
+mod install;
 mod run;
 mod stat;
 mod status;
@@ -51,6 +52,7 @@ pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
             Some(DemoCommand::Heal { pod }) => fault::heal(&mut context, pod.as_deref())?,
             Some(DemoCommand::Status { output }) => status::run(&mut context, output)?,
         },
+        Command::Install(options) => install::run(&mut context, &options)?,
         Command::Stat(options) => stat::run(&mut context, &options)?,
         Command::Top(options) => top::run(&mut context, &options)?,
         Command::Identity(options) => identity::run(&mut context, &options)?,

@@ -3,6 +3,7 @@
 //! Read on in `cli.rs` (what can be typed), `commands/` (one file each) and `output/` (the only place that prints).
 //! The demo re-executes this binary as `mesh run …` for every process that it starts.
 
+mod chart;
 mod cli;
 mod clock;
 #[allow(dead_code)] // `install` and `inject` use the rest
