@@ -6,6 +6,7 @@ use lacewing_controller::{
     conditions,
     destination::{Protocol, Target, resolve},
     endpoints::endpoints,
+    locality::Place,
     policy,
     source::{Change, directory::Directory},
     world::World,
@@ -35,7 +36,8 @@ fn addresses(world: &World, target: &str) -> (Protocol, Vec<String>) {
     match resolve(world, &domain(), NAMESPACE, target) {
         Target::Service { backend, protocol } => {
             let found = endpoints(world, &domain(), &backend);
-            let text = found.into_iter().map(|endpoint| {
+            let found = found.near(&Place::default());
+            let text = found.iter().cloned().map(|endpoint| {
                 let direct = endpoint.direct.expect("reached through its proxy");
                 let identity = endpoint.identity.expect("meshed").to_string();
                 let account = identity.rsplit('/').next().unwrap_or_default().to_owned();
