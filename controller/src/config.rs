@@ -6,8 +6,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use lacewing_identity::{TrustDomain, authority::MAX_LEAF_LIFETIME};
 use lacewing_ops::{
     log,
-    settings::{Settings, SettingsError, duration, parsed, switch},
+    settings::{Settings, SettingsError, duration, parsed, switch, text},
 };
+
+use crate::identity::OWN_NAMESPACE;
 
 /// Shortest life of a certificate: renewal at half of it must not become the main occupation.
 pub const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(120);
@@ -19,12 +21,8 @@ pub const ADMIN_ADDR: &str = "LACEWING_ADMIN_ADDR";
 /// Every setting, checked.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `LACEWING_MANIFESTS`: the directory of YAML manifests.
-    pub manifests: PathBuf,
-    /// `LACEWING_STATE_DIR`: trust root and token key live there.
-    pub state_dir: PathBuf,
-    /// `LACEWING_TOKEN_DIR`: where token files for pods are written; none are if it is not set.
-    pub token_dir: Option<PathBuf>,
+    /// Where cluster state comes from.
+    pub source: Source,
     /// `LACEWING_GRPC_ADDR` (`0.0.0.0:8080`).
     pub grpc_addr: SocketAddr,
     /// `LACEWING_ADMIN_ADDR` (`0.0.0.0:9990`).
@@ -37,6 +35,39 @@ pub struct Config {
     pub exit_with_parent: bool,
 }
 
+/// Where cluster state comes from: `LACEWING_MANIFESTS` decides.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// It is set.
+    Directory(Directory),
+    /// It is not.
+    Kubernetes(Kubernetes),
+}
+
+/// The settings that only the directory source has.
+#[derive(Debug, Clone)]
+pub struct Directory {
+    /// `LACEWING_MANIFESTS`: the directory of YAML manifests.
+    pub manifests: PathBuf,
+    /// `LACEWING_STATE_DIR`: trust root and token key live there.
+    pub state_dir: PathBuf,
+    /// `LACEWING_TOKEN_DIR`: where token files for pods are written; none are if it is not set.
+    pub token_dir: Option<PathBuf>,
+}
+
+/// The settings that only the Kubernetes source has.
+#[derive(Debug, Clone)]
+pub struct Kubernetes {
+    /// `KUBECONFIG`: one file that says how to reach the API server; without it, as any pod does.
+    pub kubeconfig: Option<PathBuf>,
+    /// `LACEWING_NAMESPACE` (`lacewing`): where the controller's own objects are.
+    pub namespace: String,
+    /// `LACEWING_POD_NAME`: who the controller is among its replicas.
+    pub pod_name: String,
+    /// `LACEWING_STATE_DIR`: the trust root lives there.
+    pub state_dir: PathBuf,
+}
+
 impl Config {
     /// Reads all settings and starts the log as `LACEWING_LOG` (`info`) says.
     ///
@@ -45,9 +76,7 @@ impl Config {
     pub fn read(env: &dyn Fn(&str) -> Option<String>) -> Result<Self, SettingsError> {
         let mut settings = Settings::new(env);
         let log = settings.get("LACEWING_LOG", "info", log::init);
-        let manifests = settings.required("LACEWING_MANIFESTS", "the directory of YAML manifests to serve", parsed);
-        let state_dir = settings.required("LACEWING_STATE_DIR", "a private directory for the trust root", parsed);
-        let token_dir = settings.get("LACEWING_TOKEN_DIR", "", |dir| Ok((!dir.is_empty()).then(|| PathBuf::from(dir))));
+        let source = source(&mut settings);
         let grpc_addr = settings.get(GRPC_ADDR, "0.0.0.0:8080", parsed);
         let admin_addr = settings.get(ADMIN_ADDR, "0.0.0.0:9990", parsed);
         let trust_domain = settings.get("LACEWING_TRUST_DOMAIN", "cluster.local", parsed);
@@ -56,9 +85,7 @@ impl Config {
         let config = (|| {
             log?;
             Some(Self {
-                manifests: manifests?,
-                state_dir: state_dir?,
-                token_dir: token_dir?,
+                source: source?,
                 grpc_addr: grpc_addr?,
                 admin_addr: admin_addr?,
                 trust_domain: trust_domain?,
@@ -68,6 +95,31 @@ impl Config {
         })();
         settings.finish(config)
     }
+}
+
+fn source(settings: &mut Settings<'_>) -> Option<Source> {
+    let manifests = settings.get("LACEWING_MANIFESTS", "", path)?;
+    let Some(manifests) = manifests else {
+        let kubeconfig = settings.get("KUBECONFIG", "", path);
+        let namespace = settings.get("LACEWING_NAMESPACE", OWN_NAMESPACE, text);
+        let what = "the controller's pod (fieldRef metadata.name); outside a cluster set LACEWING_MANIFESTS instead";
+        let pod_name = settings.required("LACEWING_POD_NAME", what, text);
+        let state_dir = settings.get("LACEWING_STATE_DIR", "/tmp/lacewing", parsed);
+        return Some(Source::Kubernetes(Kubernetes {
+            kubeconfig: kubeconfig?,
+            namespace: namespace?,
+            pod_name: pod_name?,
+            state_dir: state_dir?,
+        }));
+    };
+    let state_dir = settings.required("LACEWING_STATE_DIR", "a private directory for the trust root", parsed);
+    let token_dir = settings.get("LACEWING_TOKEN_DIR", "", path);
+    Some(Source::Directory(Directory { manifests, state_dir: state_dir?, token_dir: token_dir? }))
+}
+
+/// A path; none for the empty text.
+fn path(text: &str) -> Result<Option<PathBuf>, String> {
+    Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
 fn leaf_lifetime(text: &str) -> Result<Duration, String> {
@@ -97,15 +149,24 @@ mod tests {
         assert_eq!(config.grpc_addr.to_string(), "0.0.0.0:8080");
         assert_eq!(config.admin_addr.to_string(), "0.0.0.0:9990");
         assert_eq!(config.leaf_lifetime, Duration::from_secs(86_400));
-        assert_eq!(
-            (config.trust_domain.as_str(), config.token_dir, config.exit_with_parent),
-            ("cluster.local", None, false)
-        );
+        assert_eq!((config.trust_domain.as_str(), config.exit_with_parent), ("cluster.local", false));
+        let Source::Directory(directory) = config.source else { panic!("{config:?}") };
+        assert_eq!((directory.manifests, directory.token_dir), ("/m".into(), None));
+    }
+
+    #[test]
+    fn without_manifests_there_is_kubernetes() {
+        let config = read(&[("LACEWING_POD_NAME", "lacewing-controller-1"), ("LACEWING_TOKEN_DIR", "/unused")]).unwrap();
+        let Source::Kubernetes(kubernetes) = config.source else { panic!("{config:?}") };
+        assert_eq!((kubernetes.kubeconfig, kubernetes.namespace.as_str()), (None, "lacewing"));
+        let error = read(&[]).unwrap_err();
+        assert!(error.contains("LACEWING_POD_NAME") && error.contains("LACEWING_MANIFESTS"), "{error}");
     }
 
     #[test]
     fn everything_that_is_wrong_is_said_at_once() {
         let error = read(&[
+            ("LACEWING_MANIFESTS", "/m"),
             ("LACEWING_GRPC_ADDR", "8080"),
             ("LACEWING_ADMIN_ADDR", "localhost:1"),
             ("LACEWING_TRUST_DOMAIN", "Cluster.Local"),
@@ -114,9 +175,8 @@ mod tests {
             ("LACEWING_LOG", "lacewing=loud"),
         ])
         .unwrap_err();
-        assert!(error.starts_with("8 bad settings"), "{error}");
+        assert!(error.starts_with("7 bad settings"), "{error}");
         for name in [
-            "MANIFESTS",
             "STATE_DIR",
             "GRPC_ADDR",
             "ADMIN_ADDR",

@@ -1,6 +1,6 @@
 //! The controller: cluster state in; endpoints, policy and identities out, to every proxy that asks.
 //!
-//! Reading order, along the way of a change: [`source`] reads manifests, [`world`] is the cluster in memory,
+//! Reading order, along the way of a change: [`source`] reads a cluster or its manifests, [`world`] is the cluster in memory,
 //! [`publish`] recomputes what is followed by asking [`destination`], [`endpoints`] and [`policy`] (all pure, as are
 //! [`pods`], [`selection`] and [`locality`], which they share), [`grpc`] sends it. Beside it: [`tokens`] and [`identity`] say who
 //! somebody is and sign it; [`listen`], [`admin`] and [`metrics`] are the two ports; [`app`] starts everything. Never on
@@ -9,6 +9,7 @@
 pub mod admin;
 pub mod app;
 pub mod clock;
+pub mod cluster;
 pub mod conditions;
 pub mod config;
 pub mod destination;
@@ -60,7 +61,7 @@ fn block_on(config: Config) -> anyhow::Result<()> {
         tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start the runtime")?;
     let outcome = runtime.block_on(Box::pin(async {
         let with_parent = config.exit_with_parent;
-        let app = App::start(config)?;
+        let app = App::start(config).await?;
         let stop = async {
             let why = signal::stop_requested(with_parent).await.context(
                 "cannot listen for the wish to stop; LACEWING_EXIT_WITH_PARENT needs a pipe as standard input",

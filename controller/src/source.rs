@@ -1,9 +1,10 @@
-//! Owns where cluster state comes from. Today: a directory of the same YAML manifests that a cluster would be given.
-//! A source hands batches of [`Change`]s to `publish`; it never answers anybody itself.
+//! Owns where cluster state comes from: a Kubernetes API server, or a directory of the same YAML manifests that it would
+//! be given. A source hands batches of [`Change`]s to `publish`; it never answers anybody itself.
 
 pub mod directory;
 #[rustfmt::skip] // tables of names: packed, they can be read at a glance
 mod fields;
+pub mod kubernetes;
 mod locate;
 pub mod manifest;
 mod validate;
@@ -22,7 +23,7 @@ pub enum Change {
 /// What is wrong with the source, and what is in force meanwhile. Served at the admin port's `/errors`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct SourceError {
-    /// The file, or the directory if it cannot be read.
+    /// The file, or the directory if it cannot be read; of a cluster, the object, or the kind if it cannot be followed.
     pub file: String,
     /// Counted from 1; absent where the error concerns the whole file.
     pub line: Option<u64>,

@@ -1,17 +1,19 @@
 //! Owns who a caller of `Certify` is: a token in, a namespace, service account and pod out.
 //!
-//! [`TokenReviewer`] is the seam: Kubernetes will answer by TokenReview; with the directory source the controller mints
-//! the tokens itself ([`mint`]) and [`DirectoryTokens`] checks them. It refuses rather than falls back: a token that is
-//! not exactly right proves nothing.
+//! [`TokenReviewer`] is the seam: Kubernetes answers by TokenReview ([`review`]); with the directory source the
+//! controller mints the tokens itself ([`mint`]) and [`DirectoryTokens`] checks them. It refuses rather than falls back:
+//! a token that is not exactly right proves nothing.
 
 pub mod jwt;
 pub mod mint;
+pub mod review;
 
 use std::{future::Future, sync::Arc};
 
 use lacewing_crds::Name;
 
 use crate::publish::Publisher;
+pub use review::ReviewedTokens;
 
 /// The audience of every token that the mesh takes.
 pub const AUDIENCE: &str = "lacewing.dev/identity";
@@ -33,6 +35,8 @@ pub enum Refusal {
     Token(#[from] jwt::Invalid),
     #[error("token refused: {0}")]
     Pod(String),
+    #[error("token refused: {0}")]
+    Review(String),
     /// Not the token's fault: ask again.
     #[error("tokens cannot be reviewed now: {0}")]
     Unavailable(String),
@@ -42,6 +46,21 @@ pub enum Refusal {
 pub trait TokenReviewer: Send + Sync + 'static {
     /// Reviews `token` at the time `now`, in unix seconds.
     fn review(&self, token: &str, now: u64) -> impl Future<Output = Result<Caller, Refusal>> + Send;
+}
+
+/// The reviewer that fits the source.
+pub enum Tokens {
+    Directory(DirectoryTokens),
+    Kubernetes(ReviewedTokens),
+}
+
+impl TokenReviewer for Tokens {
+    async fn review(&self, token: &str, now: u64) -> Result<Caller, Refusal> {
+        match self {
+            Self::Directory(tokens) => tokens.review(token, now).await,
+            Self::Kubernetes(tokens) => tokens.review(token, now).await,
+        }
+    }
 }
 
 /// Reviews tokens that this controller minted for the pods of its directory.

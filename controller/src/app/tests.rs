@@ -80,9 +80,11 @@ struct Controller {
 
 fn config(temp: &Path) -> Config {
     Config {
-        manifests: temp.join("manifests"),
-        state_dir: temp.join("state"),
-        token_dir: Some(temp.join("tokens")),
+        source: config::Source::Directory(config::Directory {
+            manifests: temp.join("manifests"),
+            state_dir: temp.join("state"),
+            token_dir: Some(temp.join("tokens")),
+        }),
         grpc_addr: "127.0.0.1:0".parse().unwrap(),
         admin_addr: "127.0.0.1:0".parse().unwrap(),
         trust_domain: TrustDomain::parse("cluster.local").unwrap(),
@@ -93,13 +95,13 @@ fn config(temp: &Path) -> Config {
 
 impl Controller {
     /// Starts one, with these manifests if any.
-    fn start(manifests: Option<&str>) -> Self {
+    async fn start(manifests: Option<&str>) -> Self {
         let temp = TempDir::new();
         if let Some(manifests) = manifests {
             fs::create_dir(temp.0.join("manifests")).unwrap();
             fs::write(temp.0.join("manifests/cluster.yaml"), manifests).unwrap();
         }
-        let app = App::start(config(&temp.0)).unwrap();
+        let app = App::start(config(&temp.0)).await.unwrap();
         let (grpc, admin, publisher) =
             (app.grpc_addr().unwrap(), app.admin_addr().unwrap(), app.admin.publisher.clone());
         let (stop, stopped) = oneshot::channel();
@@ -109,7 +111,7 @@ impl Controller {
 
     /// Starts one and waits until it has read its manifests and minted its tokens.
     async fn ready(manifests: &str) -> Self {
-        let controller = Self::start(Some(manifests));
+        let controller = Self::start(Some(manifests)).await;
         let ready = async { while !controller.admin("/ready").await.starts_with("HTTP/1.1 200") {} };
         timeout(PATIENCE, ready).await.expect("ready in time");
         controller

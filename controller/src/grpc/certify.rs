@@ -86,7 +86,7 @@ impl<R: TokenReviewer> Certifier<R> {
 fn refused(refusal: &Refusal) -> (CertifyResult, Status) {
     let why = refusal.to_string();
     match refusal {
-        Refusal::Token(_) | Refusal::Pod(_) => {
+        Refusal::Token(_) | Refusal::Pod(_) | Refusal::Review(_) => {
             tracing::warn!(%why, "refused to certify");
             (CertifyResult::BadToken, Status::unauthenticated(why))
         }

@@ -20,7 +20,7 @@ async fn a_malformed_manifest_is_shown_and_changes_nothing() {
 
 #[tokio::test]
 async fn nothing_is_ready_before_the_manifests_were_read() {
-    let controller = Controller::start(None);
+    let controller = Controller::start(None).await;
     let ready = controller.admin("/ready").await;
     assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("manifests have not been read"), "{ready}");
 }
@@ -45,7 +45,7 @@ async fn a_port_in_use_is_named_with_its_setting() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut config = config(&temp.0);
     config.grpc_addr = taken.local_addr().unwrap();
-    let error = App::start(config).err().unwrap().to_string();
+    let error = App::start(config).await.err().unwrap().to_string();
     for part in [taken.local_addr().unwrap().to_string().as_str(), config::GRPC_ADDR, "another process listens there"] {
         assert!(error.contains(part), "{part}: {error}");
     }
@@ -67,7 +67,7 @@ async fn lists_of_the_admin_port_need_the_header() {
 #[tokio::test]
 async fn a_wish_to_stop_that_cannot_be_heard_is_an_error() {
     let temp = TempDir::new();
-    let app = App::start(config(&temp.0)).unwrap();
+    let app = App::start(config(&temp.0)).await.unwrap();
     let outcome = timeout(PATIENCE, app.serve(async { Err(anyhow!("no pipe")) })).await.unwrap();
     assert_eq!(outcome.unwrap_err().to_string(), "no pipe");
 }
@@ -75,7 +75,7 @@ async fn a_wish_to_stop_that_cannot_be_heard_is_an_error() {
 #[tokio::test]
 async fn a_part_that_ends_or_panics_ends_the_controller() {
     let temp = TempDir::new();
-    let app = App::start(config(&temp.0)).unwrap();
+    let app = App::start(config(&temp.0)).await.unwrap();
     // The gRPC port ends by itself when it is told to stop, which here nobody asked for.
     app.stop.send(true).unwrap();
     let outcome = timeout(PATIENCE, app.serve(pending())).await.expect("not served on without the port");
