@@ -1,5 +1,5 @@
 //! Owns what the admin port shows: liveness, readiness with the reason, metrics, watch streams, and what is wrong with
-//! the manifests. Read-only; nothing secret is in any of it. The HTTP server is `lacewing_ops::admin`.
+//! the source. Read-only; nothing secret is in any of it. The HTTP server is `lacewing_ops::admin`.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use lacewing_crds::Kind;
 use lacewing_ops::admin::{Answer, answer, json, text};
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     conditions::{self, Warning},
@@ -16,6 +16,7 @@ use crate::{
     identity::Identity,
     listen::CONNECTIONS_MAX,
     metrics::{Levels, Metrics},
+    pods,
     publish::Publisher,
     source::SourceError,
 };
@@ -46,6 +47,8 @@ pub struct Admin {
     pub streams: Arc<Streams>,
     pub metrics: Arc<Metrics>,
     pub source: Arc<Mutex<SourceStatus>>,
+    /// Whether this replica is the one that may write.
+    pub leading: watch::Receiver<bool>,
     pub slots: Arc<Semaphore>,
     /// Wall time in unix seconds.
     pub now: fn() -> u64,
@@ -102,7 +105,7 @@ impl Admin {
         let source = self.source.lock();
         if !source.loaded {
             let why = source.errors.first().map(|error| format!(": {error}"));
-            return Some(format!("the manifests have not been read yet{}", why.unwrap_or_default()));
+            return Some(format!("the cluster has not been read yet{}", why.unwrap_or_default()));
         }
         self.identity.unready((self.now)())
     }
@@ -123,9 +126,11 @@ impl Admin {
         Levels {
             streams,
             subscriptions,
-            manifest_errors: self.source.lock().errors.len(),
+            source_errors: self.source.lock().errors.len(),
+            leading: *self.leading.borrow(),
             connections: CONNECTIONS_MAX.saturating_sub(self.slots.available_permits()),
             objects: self.publisher.with_world(|world| Kind::ALL.map(|kind| world.count(kind))),
+            unmeshed_pods: self.publisher.with_world(|world| pods::unmeshed(world).count()),
         }
     }
 }

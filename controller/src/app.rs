@@ -23,6 +23,7 @@ use crate::{
     config::{self, Config},
     grpc::{self, Parts, streams::Streams},
     identity::Identity,
+    lease,
     listen::{CONNECTIONS_MAX, Server},
     metrics::Metrics,
     publish::Publisher,
@@ -39,8 +40,16 @@ const RENEW_INTERVAL_MAX: Duration = Duration::from_secs(600);
 /// Pause after a renewal that failed, and the shortest between two.
 const RENEW_RETRY: Duration = Duration::from_secs(10);
 
-/// What keeps the world up to date, for as long as it is polled.
-type Following = Pin<Box<dyn Future<Output = ()> + Send>>;
+/// A part that runs for as long as the process, and its name.
+type Part = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
+
+/// What depends on where cluster state comes from.
+struct Source {
+    parts: Vec<Part>,
+    reviewer: Tokens,
+    /// Whether this replica is the one that may write.
+    leading: watch::Receiver<bool>,
+}
 
 /// A controller that listens but does not serve yet.
 pub struct App {
@@ -48,7 +57,7 @@ pub struct App {
     admin_listener: TcpListener,
     server: Server<Tokens>,
     admin: Admin,
-    source: Following,
+    parts: Vec<Part>,
     stop: watch::Sender<bool>,
 }
 
@@ -65,7 +74,7 @@ impl App {
         publisher.trust(&identity.bundle());
         let (metrics, streams) = (Arc::new(Metrics::default()), Arc::new(Streams::new(random()?)));
         let status = Arc::new(Mutex::new(SourceStatus::default()));
-        let (source, reviewer) = match config.source {
+        let source = match config.source {
             config::Source::Directory(config) => from_directory(config, &publisher, &status)?,
             config::Source::Kubernetes(config) => from_cluster(&config, &publisher, &status).await?,
         };
@@ -73,7 +82,7 @@ impl App {
         let service = grpc::server(Parts {
             publisher: publisher.clone(),
             identity: identity.clone(),
-            reviewer,
+            reviewer: source.reviewer,
             metrics: metrics.clone(),
             streams: streams.clone(),
             stopping: stopping.clone(),
@@ -90,8 +99,17 @@ impl App {
                 slots: slots.clone(),
                 stopping,
             },
-            source,
-            admin: Admin { publisher, identity, streams, metrics, source: status, slots, now: clock::unix_now },
+            parts: source.parts,
+            admin: Admin {
+                publisher,
+                identity,
+                streams,
+                metrics,
+                source: status,
+                leading: source.leading,
+                slots,
+                now: clock::unix_now,
+            },
             stop,
         })
     }
@@ -118,7 +136,9 @@ impl App {
     /// That of `stop`; or a part ended by itself: without it the controller would seem well and serve what is old.
     pub async fn serve(self, stop: impl Future<Output = Result<()>>) -> Result<()> {
         let mut background = JoinSet::new();
-        background.spawn(named("the look at the source", self.source));
+        for (name, part) in self.parts {
+            background.spawn(named(name, part));
+        }
         let renewal = renew(self.server.identity.clone(), self.admin.publisher.clone());
         background.spawn(named("the renewal of certificates", renewal));
         let admin = self.admin;
@@ -162,7 +182,7 @@ fn from_directory(
     config: config::Directory,
     publisher: &Arc<Publisher>,
     status: &Arc<Mutex<SourceStatus>>,
-) -> Result<(Following, Tokens)> {
+) -> Result<Source> {
     let key = Arc::new(mint::load_key(&config.state_dir)?);
     let minter = config.token_dir.map(|dir| Minter::new(dir, key.clone())).transpose()?;
     let follower = Follower {
@@ -171,7 +191,12 @@ fn from_directory(
         minting: minter.map(Minting::new),
         status: status.clone(),
     };
-    Ok((Box::pin(follower.follow()), Tokens::Directory(DirectoryTokens::new(key, publisher.clone()))))
+    Ok(Source {
+        parts: vec![("the look at the manifests", Box::pin(follower.follow()))],
+        reviewer: Tokens::Directory(DirectoryTokens::new(key, publisher.clone())),
+        // There is nobody else.
+        leading: watch::channel(true).1,
+    })
 }
 
 /// A Kubernetes API server, which also knows its tokens.
@@ -179,10 +204,17 @@ async fn from_cluster(
     config: &config::Kubernetes,
     publisher: &Arc<Publisher>,
     status: &Arc<Mutex<SourceStatus>>,
-) -> Result<(Following, Tokens)> {
+) -> Result<Source> {
     let cluster = Cluster::open(config.kubeconfig.as_deref()).await?;
+    let (lead, leading) = watch::channel(false);
     let following = kubernetes::follow(cluster.clone(), publisher.clone(), status.clone());
-    Ok((Box::pin(following), Tokens::Kubernetes(ReviewedTokens::new(cluster))))
+    let (namespace, own) = (config.namespace.clone(), config.pod_name.clone());
+    let election = lease::follow(cluster.clone(), namespace, own, lead, clock::unix_now);
+    Ok(Source {
+        parts: vec![("the look at the cluster", Box::pin(following)), ("the election", Box::pin(election))],
+        reviewer: Tokens::Kubernetes(ReviewedTokens::new(cluster)),
+        leading,
+    })
 }
 
 /// Runs a part of the controller, and says which it was when it has ended.

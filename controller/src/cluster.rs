@@ -113,12 +113,7 @@ impl Cluster {
     ///
     /// # Errors
     /// No answer within [`REQUEST_TIMEOUT`], one of more than [`ANSWER_BYTES_MAX`], or one that is no success.
-    pub async fn request(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<(&str, Vec<u8>)>,
-    ) -> Result<Bytes, ApiError> {
+    pub async fn request(&self, method: Method, path: &str, body: Option<(&str, Vec<u8>)>) -> Result<Bytes, ApiError> {
         let answer = async { whole(self.send(method, path, body).await?.into_body(), ANSWER_BYTES_MAX).await };
         timeout(REQUEST_TIMEOUT, answer).await.unwrap_or_else(|_| Err(too_late()))
     }

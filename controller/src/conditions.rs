@@ -3,7 +3,7 @@
 
 use lacewing_crds::{
     AddressType, Kind, ObjectKey, Service,
-    labels::{PROXY_VERSION, SERVICE_NAME},
+    labels::{INJECT, PROXY_VERSION, SERVICE_NAME},
 };
 use lacewing_identity::TrustDomain;
 use serde::Serialize;
@@ -23,7 +23,19 @@ pub struct Warning {
 
 /// Everything that cannot be honoured as written, at most [`WARNINGS_MAX`].
 pub fn warnings(world: &World, trust_domain: &TrustDomain) -> Vec<Warning> {
-    services(world).chain(pod_warnings(world, trust_domain)).chain(slices(world)).take(WARNINGS_MAX).collect()
+    let pods = pod_warnings(world, trust_domain).chain(unmeshed(world));
+    services(world).chain(pods).chain(slices(world)).take(WARNINGS_MAX).collect()
+}
+
+fn unmeshed(world: &World) -> impl Iterator<Item = Warning> {
+    pods::unmeshed(world).map(|name| Warning {
+        object: ObjectKey { kind: Kind::Pod, name: name.clone() }.to_string(),
+        message: format!(
+            "{} is enabled, but the pod has no proxy: it is older than that, or was made while the webhook could not be \
+             reached or refused it (see `kubectl -n {} get events`); restart its workload",
+            INJECT, name.namespace
+        ),
+    })
 }
 
 fn services(world: &World) -> impl Iterator<Item = Warning> {
@@ -165,6 +177,26 @@ metadata: {name: web-1, namespace: a}
             assert_eq!(found.len(), usize::from(!part.is_empty()), "{spec}: {found:?}");
             assert!(found.iter().all(|warning| warning.message.contains(part)), "{spec}: {found:?}");
         }
+    }
+
+    #[test]
+    fn pods_that_escaped_the_webhook_are_named() {
+        let namespace =
+            "apiVersion: v1\nkind: Namespace\nmetadata: {name: a, annotations: {lacewing.dev/inject: enabled}}\n";
+        let pod = |name: &str, annotation: &str, more: &str| {
+            format!(
+                "---\napiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: a, annotations: {{{annotation}}}}}\n{more}\n"
+            )
+        };
+        let yaml = namespace.to_owned()
+            + &pod("escaped", "", "")
+            + &pod("meshed", "lacewing.dev/proxy-version: v1", "")
+            + &pod("not-wanted", "lacewing.dev/inject: disabled", "")
+            + &pod("of-the-node", "", "spec: {hostNetwork: true}")
+            + &pod("over", "", "status: {phase: Succeeded}");
+        let found = warnings(&world(&yaml), &TrustDomain::parse("cluster.local").unwrap());
+        let found: Vec<_> = found.iter().map(|warning| warning.object.as_str()).collect();
+        assert_eq!(found, ["Pod a/escaped"]);
     }
 
     #[test]

@@ -156,7 +156,8 @@ mod tests {
 
     #[test]
     fn without_manifests_there_is_kubernetes() {
-        let config = read(&[("LACEWING_POD_NAME", "lacewing-controller-1"), ("LACEWING_TOKEN_DIR", "/unused")]).unwrap();
+        let config =
+            read(&[("LACEWING_POD_NAME", "lacewing-controller-1"), ("LACEWING_TOKEN_DIR", "/unused")]).unwrap();
         let Source::Kubernetes(kubernetes) = config.source else { panic!("{config:?}") };
         assert_eq!((kubernetes.kubeconfig, kubernetes.namespace.as_str()), (None, "lacewing"));
         let error = read(&[]).unwrap_err();
@@ -176,15 +177,8 @@ mod tests {
         ])
         .unwrap_err();
         assert!(error.starts_with("7 bad settings"), "{error}");
-        for name in [
-            "STATE_DIR",
-            "GRPC_ADDR",
-            "ADMIN_ADDR",
-            "TRUST_DOMAIN",
-            "LEAF_LIFETIME",
-            "EXIT_WITH_PARENT",
-            "LOG",
-        ] {
+        for name in ["STATE_DIR", "GRPC_ADDR", "ADMIN_ADDR", "TRUST_DOMAIN", "LEAF_LIFETIME", "EXIT_WITH_PARENT", "LOG"]
+        {
             assert!(error.contains(&format!("LACEWING_{name}")), "{name}: {error}");
         }
         for (lifetime, good) in [("119s", false), ("2m", true), ("720h", true), ("721h", false)] {

@@ -61,7 +61,10 @@ impl EncodeLabelSet for Word {
 pub struct Levels {
     pub streams: usize,
     pub subscriptions: usize,
-    pub manifest_errors: usize,
+    pub source_errors: usize,
+    /// Pods that should have a proxy and have none.
+    pub unmeshed_pods: usize,
+    pub leading: bool,
     pub connections: usize,
     /// In the order of [`Kind::ALL`].
     pub objects: [usize; 4],
@@ -75,7 +78,9 @@ pub struct Metrics {
     streams: Gauge,
     subscriptions: Gauge,
     connections: Gauge,
-    manifest_errors: Gauge,
+    source_errors: Gauge,
+    unmeshed_pods: Gauge,
+    leading: Gauge,
     objects: Family<Word, Gauge>,
 }
 
@@ -88,7 +93,9 @@ impl Default for Metrics {
             streams: Gauge::default(),
             subscriptions: Gauge::default(),
             connections: Gauge::default(),
-            manifest_errors: Gauge::default(),
+            source_errors: Gauge::default(),
+            unmeshed_pods: Gauge::default(),
+            leading: Gauge::default(),
             objects: Family::default(),
         };
         // Every series starts at zero, so that a rate over the first event is right.
@@ -106,10 +113,16 @@ impl Default for Metrics {
         registry.register("streams", "Open watch streams", metrics.streams.clone());
         registry.register("subscriptions", "Keys that streams follow", metrics.subscriptions.clone());
         registry.register(
-            "manifest_errors",
-            "Files of the manifest directory that are not in force as they are",
-            metrics.manifest_errors.clone(),
+            "source_errors",
+            "Objects, or files of the manifest directory, that are not in force as they are, and kinds that cannot be read",
+            metrics.source_errors.clone(),
         );
+        registry.register(
+            "unmeshed_pods",
+            "Pods that should have a proxy and have none",
+            metrics.unmeshed_pods.clone(),
+        );
+        registry.register("leading", "1 where this replica is the one that writes", metrics.leading.clone());
         registry.register("world_objects", "Objects in memory by kind", metrics.objects.clone());
         metrics
     }
@@ -130,7 +143,9 @@ impl Metrics {
         set(&self.streams, levels.streams);
         set(&self.subscriptions, levels.subscriptions);
         set(&self.connections, levels.connections);
-        set(&self.manifest_errors, levels.manifest_errors);
+        set(&self.source_errors, levels.source_errors);
+        set(&self.unmeshed_pods, levels.unmeshed_pods);
+        set(&self.leading, levels.leading.into());
         for (kind, count) in Kind::ALL.into_iter().zip(levels.objects) {
             set(&self.objects.get_or_create_owned(&word("kind", kind.as_str())), count);
         }
@@ -161,7 +176,9 @@ mod tests {
             "lacewing_controller_connections_refused_total 1",
             "lacewing_controller_streams 2",
             "lacewing_controller_subscriptions 7",
-            "lacewing_controller_manifest_errors 0",
+            "lacewing_controller_source_errors 0",
+            "lacewing_controller_unmeshed_pods 0",
+            "lacewing_controller_leading 0",
             "lacewing_controller_world_objects{kind=\"EndpointSlice\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");

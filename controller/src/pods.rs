@@ -52,6 +52,19 @@ pub fn is_meshed(pod: &Pod) -> bool {
     pod.metadata.annotation(labels::PROXY_VERSION).is_some() && !pod.spec.host_network
 }
 
+/// Whether somebody wants the pod to have a proxy, and it could have one: it says so itself, or else its namespace.
+fn is_wanted(world: &World, name: &Name, pod: &Pod) -> bool {
+    let namespace = || world.namespace(&name.namespace)?.metadata.annotation(labels::INJECT);
+    let said = pod.metadata.annotation(labels::INJECT).or_else(namespace);
+    said.is_some_and(|said| said.parse() == Ok(labels::Inject::Enabled)) && !pod.spec.host_network
+}
+
+/// The pods that should have a proxy and have none: older than the wish, or made while the webhook could not be reached.
+pub fn unmeshed(world: &World) -> impl Iterator<Item = &Name> {
+    let escaped = |(name, pod): &(&Name, &Pod)| !is_meshed(pod) && !is_leaving(pod) && is_wanted(world, name, pod);
+    world.pods().filter(escaped).map(|(name, _)| name)
+}
+
 /// Nothing new should be sent to the pod: it is being deleted, or has finished.
 pub fn is_leaving(pod: &Pod) -> bool {
     pod.metadata.is_being_deleted() || pod.has_finished()

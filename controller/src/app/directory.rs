@@ -1,12 +1,7 @@
 //! Owns following a directory of manifests: looks at it again and again, tells the publisher what changed, and keeps the
 //! token files of its pods up. Files are read and written beside the runtime's thread, which proxies wait for.
 
-use std::{
-    future::pending,
-    panic::resume_unwind,
-    sync::Arc,
-    time::Duration,
-};
+use std::{future::pending, panic::resume_unwind, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
@@ -139,3 +134,6 @@ fn minting_failed(error: &MintError) -> SourceError {
         in_force: "proxies of pods without a token get no certificate".to_owned(),
     }
 }
+
+#[cfg(test)]
+mod tests;

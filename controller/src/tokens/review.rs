@@ -105,7 +105,8 @@ fn caller(Answer { status }: Answer) -> Result<Caller, Refusal> {
     }
     let User { username, mut extra } = status.user;
     let account = username.strip_prefix(USER_PREFIX).and_then(|account| account.split_once(':'));
-    let Some((namespace, service_account)) = account.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
+    let Some((namespace, service_account)) =
+        account.filter(|(namespace, name)| !namespace.is_empty() && !name.is_empty())
     else {
         return refused("it is not a service account's".to_owned());
     };

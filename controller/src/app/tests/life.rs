@@ -12,7 +12,7 @@ async fn a_malformed_manifest_is_shown_and_changes_nothing() {
         errors.contains("cluster.yaml") && errors.contains("did you mean spec?") && errors.contains("\"line\":"),
         "{errors}"
     );
-    assert!(controller.admin("/metrics").await.contains("lacewing_controller_manifest_errors 1"));
+    assert!(controller.admin("/metrics").await.contains("lacewing_controller_source_errors 1"));
     assert!(controller.admin("/ready").await.starts_with("HTTP/1.1 200"), "one bad file must not stop the others");
     assert!(controller.admin("/live").await.starts_with("HTTP/1.1 200"));
     assert!(controller.admin("/etc/passwd").await.starts_with("HTTP/1.1 404"));
@@ -22,7 +22,7 @@ async fn a_malformed_manifest_is_shown_and_changes_nothing() {
 async fn nothing_is_ready_before_the_manifests_were_read() {
     let controller = Controller::start(None).await;
     let ready = controller.admin("/ready").await;
-    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("manifests have not been read"), "{ready}");
+    assert!(ready.starts_with("HTTP/1.1 503") && ready.contains("cluster has not been read"), "{ready}");
 }
 
 #[tokio::test]
@@ -86,38 +86,4 @@ async fn a_part_that_ends_or_panics_ends_the_controller() {
     tasks.spawn(async { panic!("on purpose") });
     let error = ended_early(tasks.join_next().await.unwrap()).to_string();
     assert!(error.contains("on purpose"), "{error}");
-}
-
-#[tokio::test]
-async fn work_beside_the_runtime_leaves_it_free_and_passes_its_panic_on() {
-    let (go, wait) = std::sync::mpsc::channel();
-    // The work waits for what this thread does meanwhile.
-    let (work, ()) = tokio::join!(beside(wait, |wait| wait.recv().unwrap()), async move { go.send(7).unwrap() });
-    assert_eq!(work.1, 7);
-    let mut tasks = JoinSet::new();
-    tasks.spawn(async { beside((), |()| panic!("on purpose")).await.1 });
-    assert!(tasks.join_next().await.unwrap().unwrap_err().is_panic());
-}
-
-#[test]
-fn failed_minting_is_tried_again_less_and_less_often() {
-    let temp = TempDir::new();
-    let key = Arc::new(jwt::Key::new(&[1; jwt::KEY_BYTES]));
-    let mut minting = Minting::new(Minter::new(temp.0.join("tokens"), key).unwrap());
-    let pods = Pods::from([(lacewing_crds::Name::new("a", "one"), "web".to_owned())]);
-    fs::remove_dir(temp.0.join("tokens")).unwrap();
-    let start = Instant::now();
-    assert!(minting.is_due(false, start));
-    let mut now = start;
-    for seconds in [1, 2, 4, 8, 16, 30, 30] {
-        let outcome = minting.minter.sync(&pods, 1_000);
-        assert!(outcome.is_err());
-        minting.note(outcome, now);
-        let pause = Duration::from_secs(seconds);
-        assert!(!minting.is_due(true, now + pause - Duration::from_millis(1)) && minting.is_due(false, now + pause));
-        assert!(minting.error.is_some());
-        now += pause;
-    }
-    minting.note(Ok(()), now);
-    assert!(minting.error.is_none() && minting.is_due(true, now) && !minting.is_due(false, now));
 }

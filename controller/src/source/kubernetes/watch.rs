@@ -64,12 +64,7 @@ pub async fn follow(kind: Kind, cluster: &Cluster, intake: &Mutex<Intake>) {
 }
 
 /// Lists unless it is known from where to go on, and watches until that ends; `at` goes on meanwhile.
-async fn step(
-    kind: Kind,
-    cluster: &Cluster,
-    intake: &Mutex<Intake>,
-    at: &mut Option<String>,
-) -> Result<(), ApiError> {
+async fn step(kind: Kind, cluster: &Cluster, intake: &Mutex<Intake>, at: &mut Option<String>) -> Result<(), ApiError> {
     let at = match at {
         Some(at) => at,
         None => at.insert(list(kind, cluster, intake).await?),
@@ -163,9 +158,7 @@ fn events(kind: Kind, lines: &[u8], intake: &Mutex<Intake>, at: &mut String) -> 
 fn path(kind: Kind) -> &'static str {
     match kind {
         Kind::Namespace => "/api/v1/namespaces?",
-        Kind::Pod => {
-            "/api/v1/pods?fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed&"
-        }
+        Kind::Pod => "/api/v1/pods?fieldSelector=status.phase%21%3DSucceeded%2Cstatus.phase%21%3DFailed&",
         Kind::Service => "/api/v1/services?",
         Kind::EndpointSlice => "/apis/discovery.k8s.io/v1/endpointslices?",
     }

@@ -28,7 +28,7 @@ fn a_page_may_be_empty_and_must_be_a_list() {
         let read = page(Kind::Pod, text.as_bytes()).unwrap();
         assert_eq!((read.objects, read.next), (Vec::new(), None), "{items}");
     }
-    for bad in ["", "{}", "[]", r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"1"},"items":[{}]}"#] {
+    for bad in ["", "{}", "[]", r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"1"},"items":[7]}"#] {
         assert!(page(Kind::Pod, bad.as_bytes()).is_err(), "{bad}");
     }
 }
@@ -48,7 +48,8 @@ fn one_bad_object_of_a_page_is_named_and_the_others_are_read() {
 
 #[test]
 fn lines_of_a_watch() {
-    let read = |what: &str, object: &str| line(Kind::Service, format!(r#"{{"type":"{what}","object":{object}}}"#).as_bytes());
+    let read =
+        |what: &str, object: &str| line(Kind::Service, format!(r#"{{"type":"{what}","object":{object}}}"#).as_bytes());
     let object = format!(r#"{{"kind":"Service",{META},"spec":{{"ports":[{{"port":80}}]}}}}"#);
     for what in ["ADDED", "MODIFIED"] {
         let (event, version) = read(what, &object).unwrap();
@@ -57,7 +58,8 @@ fn lines_of_a_watch() {
     assert_eq!(read("DELETED", &object), Ok((Event::Change(Read::Gone(key("web"))), "7".to_owned())));
     let bookmark = r#"{"kind":"Service","metadata":{"resourceVersion":"99","creationTimestamp":null}}"#;
     assert_eq!(read("BOOKMARK", bookmark), Ok((Event::Bookmark, "99".to_owned())));
-    let status = r#"{"kind":"Status","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}"#;
+    let status =
+        r#"{"kind":"Status","metadata":{},"status":"Failure","message":"too old","reason":"Expired","code":410}"#;
     assert_eq!(read("ERROR", status), Ok((Event::Error(410, "too old".to_owned()), String::new())));
     assert!(matches!(read("ERROR", "7"), Ok((Event::Error(500, _), _))));
     let bad = format!(r#"{{{META},"spec":{{"ports":[{{"port":"x"}}]}}}}"#);
