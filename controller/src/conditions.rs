@@ -3,7 +3,7 @@
 
 use lacewing_crds::{
     AddressType, Kind, ObjectKey, Service,
-    labels::{self, PROXY_VERSION, SERVICE_NAME},
+    labels::{INJECT, PROXY_VERSION, SERVICE_NAME},
 };
 use lacewing_identity::TrustDomain;
 use serde::Serialize;
@@ -33,7 +33,7 @@ fn unmeshed(world: &World) -> impl Iterator<Item = Warning> {
         message: format!(
             "{} is enabled, but the pod has no proxy: it is older than that, or was made while the webhook could not be \
              reached or refused it (see `kubectl -n {} get events`); restart its workload",
-            labels::INJECT, name.namespace
+            INJECT, name.namespace
         ),
     })
 }
@@ -114,7 +114,7 @@ fn slices(world: &World) -> impl Iterator<Item = Warning> {
 
 #[cfg(test)]
 mod tests {
-    use lacewing_crds::{Name, Object};
+    use lacewing_crds::{Name, Object, labels};
 
     use super::*;
     use crate::world::tests::world;

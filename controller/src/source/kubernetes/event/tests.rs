@@ -28,7 +28,7 @@ fn a_page_may_be_empty_and_must_be_a_list() {
         let read = page(Kind::Pod, text.as_bytes()).unwrap();
         assert_eq!((read.objects, read.next), (Vec::new(), None), "{items}");
     }
-    for bad in ["", "{}", "[]", r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"1"},"items":[{}]}"#] {
+    for bad in ["", "{}", "[]", r#"{"metadata":{}}"#, r#"{"metadata":{"resourceVersion":"1"},"items":[7]}"#] {
         assert!(page(Kind::Pod, bad.as_bytes()).is_err(), "{bad}");
     }
 }
