@@ -196,6 +196,23 @@ fn trust_is_answered_as_soon_as_it_is_there() {
     assert_eq!(asker.told(), [0]);
 }
 
+#[test]
+fn a_slice_that_goes_to_another_service_takes_what_it_says_along() {
+    let (publisher, mut asker) = (publisher(), Asker::default());
+    let slice = "apiVersion: discovery.k8s.io/v1\nkind: EndpointSlice\nmetadata: {name: s, namespace: a, labels: \
+                 {kubernetes.io/service-name: web}}\naddressType: IPv4\nendpoints: [{addresses: [10.0.0.1], zone: east}]\n---\n";
+    let selecting = service("web").replace("spec: {", "spec: {selector: {app: x}, ");
+    publisher.apply(changes(&(selecting + slice + &pod(", labels: {app: x}"))));
+    let followed = asker.follow(&publisher, target("10.0.0.1:80"));
+    let zone = || match followed.answer().as_deref() {
+        Some(Answer::Target(Target::Pod { endpoint, .. })) => endpoint.zone.clone(),
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(zone(), "east");
+    publisher.apply(changes(&slice.replace("service-name: web", "service-name: db")));
+    assert_eq!(zone(), "");
+}
+
 /// Random numbers that are the same each time.
 struct Dice(u64);
 
