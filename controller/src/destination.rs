@@ -5,7 +5,7 @@
 //! similar; a pod that may have a proxy is never answered as one without. The endpoints behind a Service are
 //! `endpoints`' business.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use lacewing_crds::{Name, Service, ServicePort, labels};
 use lacewing_identity::TrustDomain;
@@ -102,7 +102,8 @@ fn find(world: &World, trust_domain: &TrustDomain, namespace: &str, target: &str
             None => by_address(world, trust_domain, address),
         },
         Parsed::Name(host, port) => {
-            let (name, service) = by_name(world, namespace, &host)?;
+            let name = service_name(namespace, &host)?;
+            let (name, service) = world.service_entry(&name).ok_or_else(|| no_service(world, &name))?;
             service_port(name, service, port)
         }
     }
@@ -167,8 +168,22 @@ fn parse(target: &str) -> Result<Parsed, String> {
     Ok(Parsed::Name(host, port))
 }
 
-/// The Service of a DNS name: `svc`, `svc.ns`, `svc.ns.svc`, `svc.ns.svc.cluster.local`.
-fn by_name<'w>(world: &'w World, client: &str, host: &str) -> Result<(&'w Name, &'w Service), String> {
+/// What a target is about, whatever there is.
+pub enum Subject {
+    Address(IpAddr),
+    Service(Name),
+}
+
+/// What `target` is about for a client in `namespace`; none if it cannot mean anything.
+pub fn subject(namespace: &str, target: &str) -> Option<Subject> {
+    match parse(target).ok()? {
+        Parsed::Address(address) => Some(Subject::Address(address.ip())),
+        Parsed::Name(host, _) => service_name(namespace, &host).ok().map(Subject::Service),
+    }
+}
+
+/// The Service that a DNS name stands for: `svc`, `svc.ns`, `svc.ns.svc`, `svc.ns.svc.cluster.local`.
+fn service_name(client: &str, host: &str) -> Result<Name, String> {
     let short = host.strip_suffix(CLUSTER_DOMAIN).and_then(|rest| rest.strip_suffix('.')).unwrap_or(host);
     let labels: Vec<&str> = short.split('.').collect();
     let qualified = short.len() != host.len();
@@ -185,8 +200,7 @@ fn by_name<'w>(world: &'w World, client: &str, host: &str) -> Result<(&'w Name, 
             ));
         }
     };
-    let name = Name::new(namespace, service);
-    world.service_entry(&name).ok_or_else(|| no_service(world, &name))
+    Ok(Name::new(namespace, service))
 }
 
 fn no_service(world: &World, name: &Name) -> String {

@@ -128,8 +128,8 @@ fn is_leaving(service: &Service, listed: &SliceEndpoint) -> Option<bool> {
     (serves || service.spec.publish_not_ready_addresses).then_some(leaving)
 }
 
-/// The addresses in their canonical form; host names are none.
-fn addresses(listed: &SliceEndpoint) -> impl Iterator<Item = IpAddr> {
+/// The addresses of an entry in their canonical form; host names are none.
+pub fn addresses(listed: &SliceEndpoint) -> impl Iterator<Item = IpAddr> {
     listed.addresses.iter().filter_map(|address| Some(address.parse::<IpAddr>().ok()?.to_canonical()))
 }
 

@@ -21,7 +21,12 @@ use tokio::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::{identity::Identity, metrics::Metrics, publish::Publisher, tokens::TokenReviewer};
+use crate::{
+    identity::Identity,
+    metrics::Metrics,
+    publish::{Mailbox, Publisher},
+    tokens::TokenReviewer,
+};
 use certify::Certifier;
 use streams::Streams;
 use subscriptions::Subscriptions;
@@ -84,6 +89,7 @@ impl<R: TokenReviewer> Control for Service<R> {
             return Err(Status::unauthenticated("watching needs a certificate of this mesh: call Certify first"));
         };
         let subscriptions = Subscriptions::new(peer, self.publisher.clone(), self.streams.epoch());
+        let mailbox = subscriptions.mailbox().clone();
         let subscriptions = Arc::new(Mutex::new(subscriptions));
         // One answer under way and no queue behind it: whoever reads slowly gets the latest value next.
         let (answers, receiver) = mpsc::channel(1);
@@ -92,7 +98,7 @@ impl<R: TokenReviewer> Control for Service<R> {
             subscriptions,
             requests: request.into_inner(),
             answers,
-            changes: self.publisher.generation(),
+            mailbox,
             stopping: self.stopping.clone(),
         };
         // Ends with its stream, whichever side ends it.
@@ -107,7 +113,7 @@ struct Stream {
     subscriptions: Arc<Mutex<Subscriptions>>,
     requests: Streaming<WatchRequest>,
     answers: mpsc::Sender<Result<WatchResponse, Status>>,
-    changes: watch::Receiver<u64>,
+    mailbox: Arc<Mailbox>,
     stopping: watch::Receiver<bool>,
 }
 
@@ -132,7 +138,7 @@ impl Stream {
                     Ok(Some(request)) => self.subscriptions.lock().handle(request),
                     Ok(None) | Err(_) => break,
                 },
-                Ok(()) = self.changes.changed() => self.subscriptions.lock().look_for_changes(),
+                () = self.mailbox.rung() => self.subscriptions.lock().look_for_changes(),
                 _ = retries.tick(), if waiting => self.subscriptions.lock().retry(),
                 () = self.answers.closed() => break,
                 Ok(_) = self.stopping.wait_for(|stopping| *stopping) => break,

@@ -1,8 +1,8 @@
 //! The controller: cluster state in; endpoints, policy and identities out, to every proxy that asks.
 //!
-//! Reading order, along the way of a change: [`source`] reads a cluster or its manifests, [`world`] is the cluster in memory,
-//! [`publish`] recomputes what is followed by asking [`destination`], [`endpoints`] and [`policy`] (all pure, as are
-//! [`pods`], [`selection`] and [`locality`], which they share), [`grpc`] sends it. Beside it: [`tokens`] and [`identity`] say who
+//! Reading order, along the way of a change: [`source`] reads a cluster or its manifests, [`world`] is the cluster in
+//! memory, [`topics`] says what a change touches, [`publish`] recomputes that by asking [`destination`], [`endpoints`] and
+//! [`policy`] (all pure, as are [`pods`], [`selection`] and [`locality`], which they share), [`grpc`] sends it. Beside it: [`tokens`] and [`identity`] say who
 //! somebody is and sign it; [`listen`], [`admin`] and [`metrics`] are the two ports; [`app`] starts everything. Never on
 //! a request's path.
 
@@ -30,6 +30,7 @@ pub mod publish;
 pub mod selection;
 pub mod source;
 pub mod tokens;
+pub mod topics;
 pub mod world;
 
 use std::process::ExitCode;

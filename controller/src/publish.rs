@@ -1,17 +1,18 @@
 //! Owns the one lock of the controller: the [`World`], and the current answer to every question that somebody follows.
 //!
-//! A change of the world recomputes the questions that are followed now and wakes only who gets a different answer. It
-//! answers nothing before the source was read as a whole: an empty world and an unread one look the same. What goes
-//! over the wire, and to whom, is decided in `grpc`.
+//! A change of the world makes those answers again that rest on what it touches (`topics`), each once for everybody,
+//! and wakes only who gets a different one. It answers nothing before the source was read as a whole: an empty world
+//! and an unread one look the same. What goes over the wire, and to whom, is decided in `grpc`.
 
+mod mailbox;
+mod questions;
 mod quota;
 
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashSet, sync::Arc};
 
 use lacewing_crds::Name;
 use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::{
     destination::{self, Backend, Target},
@@ -19,15 +20,16 @@ use crate::{
     locality::{Endpoints, Place},
     policy::{self, InboundPorts},
     source::Change,
+    topics::{self, Topic},
     world::World,
 };
+pub use mailbox::Mailbox;
+use questions::{Id, Questions, Slot};
 pub use quota::QUERIES_PER_IDENTITY_MAX;
 use quota::{Quotas, Share};
 
 /// Most different questions that are followed at a time, over all streams.
 pub const QUERIES_MAX: usize = 200_000;
-/// Questions that nobody follows any more are looked for when the number has doubled, but not below this.
-const SWEEP_MIN: usize = 64;
 
 /// A question about the world.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,145 +61,150 @@ pub enum Answer {
     Refused(String),
 }
 
-/// The current answer; nothing before the source has been read.
-pub type Live = watch::Receiver<Option<Arc<Answer>>>;
-
-/// A question that an identity follows, and its place in the identity's quota.
+/// A question that somebody follows, until this is dropped.
 pub struct Followed {
-    pub live: Live,
-    /// None for what costs nothing, as everybody follows it.
+    state: Arc<Mutex<State>>,
+    id: Id,
+    answer: Arc<Slot>,
+    mailbox: Arc<Mailbox>,
+    number: u32,
+    /// Its place in the identity's quota; none for what costs nothing, as everybody follows it.
     _share: Option<Share>,
+}
+
+impl Followed {
+    /// The current answer; nothing before the source has been read.
+    pub fn answer(&self) -> Option<Arc<Answer>> {
+        self.answer.lock().clone()
+    }
+}
+
+impl Drop for Followed {
+    fn drop(&mut self) {
+        self.state.lock().questions.unfollow(self.id, &self.mailbox, self.number);
+    }
 }
 
 /// Keeps the world and its followed answers.
 pub struct Publisher {
     trust_domain: TrustDomain,
-    state: Mutex<State>,
+    state: Arc<Mutex<State>>,
     quotas: Arc<Quotas>,
-    /// Raised after answers have changed, so that one waiter can follow many of them.
-    generation: watch::Sender<u64>,
 }
 
+#[derive(Default)]
 struct State {
+    known: Known,
+    questions: Questions,
+}
+
+/// What answers are made from.
+#[derive(Default)]
+struct Known {
     world: World,
     roots: Vec<Vec<u8>>,
     loaded: bool,
-    answers: HashMap<Query, watch::Sender<Option<Arc<Answer>>>>,
-    sweep_at: usize,
 }
 
 impl Publisher {
     pub fn new(trust_domain: TrustDomain) -> Self {
-        let state = State {
-            world: World::default(),
-            roots: Vec::new(),
-            loaded: false,
-            answers: HashMap::new(),
-            sweep_at: SWEEP_MIN,
-        };
-        Self { trust_domain, state: Mutex::new(state), quotas: Arc::default(), generation: watch::Sender::new(0) }
+        Self { trust_domain, state: Arc::default(), quotas: Arc::default() }
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
     }
 
-    /// Follows a question on behalf of an identity.
+    /// Follows a question on behalf of an identity. `mailbox` gets `number` whenever there is another answer.
     ///
     /// # Errors
-    /// The identity follows [`QUERIES_PER_IDENTITY_MAX`] different ones already, or everybody together too many.
-    pub fn follow_as(&self, id: &SpiffeId, query: Query) -> Result<Followed, String> {
-        let share = match query {
+    /// The identity follows [`QUERIES_PER_IDENTITY_MAX`] different ones already, or everybody together [`QUERIES_MAX`].
+    pub fn follow(
+        &self,
+        peer: &SpiffeId,
+        query: Query,
+        mailbox: &Arc<Mailbox>,
+        number: u32,
+    ) -> Result<Followed, String> {
+        let mut state = self.state.lock();
+        let State { known, questions } = &mut *state;
+        let existing = questions.id(&query);
+        let query = existing.and_then(|id| questions.query(id)).unwrap_or_else(|| Arc::new(query));
+        let share = match *query {
             Query::Trust => None,
-            _ => Some(self.quotas.take(id, &query).ok_or_else(|| {
-                format!("{id} follows {QUERIES_PER_IDENTITY_MAX} different keys already, over all its streams")
+            _ => Some(self.quotas.take(peer, &query).ok_or_else(|| {
+                format!("{peer} follows {QUERIES_PER_IDENTITY_MAX} different keys already, over all its streams")
             })?),
         };
-        Ok(Followed { live: self.follow(query)?, _share: share })
-    }
-
-    /// Follows a question.
-    ///
-    /// # Errors
-    /// Too many are followed already.
-    pub fn follow(&self, query: Query) -> Result<Live, String> {
-        let mut state = self.state.lock();
-        if let Some(sender) = state.answers.get(&query) {
-            return Ok(sender.subscribe());
-        }
-        state.sweep_if_due();
-        if state.answers.len() >= QUERIES_MAX {
+        if existing.is_none() && questions.len() >= QUERIES_MAX {
             return Err(format!(
                 "the controller follows {QUERIES_MAX} questions already; are there more replicas to ask?"
             ));
         }
-        let answer = state.answer(&self.trust_domain, &query);
-        let (sender, live) = watch::channel(answer);
-        state.answers.insert(query, sender);
-        Ok(live)
-    }
-
-    /// A number that grows after any followed answer changed.
-    pub fn generation(&self) -> watch::Receiver<u64> {
-        self.generation.subscribe()
+        let id = existing.unwrap_or_else(|| {
+            let id = questions.add(query);
+            known.answer(&self.trust_domain, questions, id);
+            id
+        });
+        let answer = questions.follow(id, mailbox.clone(), number).unwrap_or_default();
+        Ok(Followed { state: self.state.clone(), id, answer, mailbox: mailbox.clone(), number, _share: share })
     }
 
     /// Takes a batch of the source as one step. The first one, even if empty, is what answers start from.
     pub fn apply(&self, changes: Vec<Change>) {
         let mut state = self.state.lock();
-        if changes.is_empty() && state.loaded {
-            return;
-        }
+        let State { known, questions } = &mut *state;
+        let mut touched = HashSet::new();
         for change in changes {
+            if known.loaded {
+                topics::of_change(&known.world, &change, &mut touched);
+            }
             match change {
-                Change::Apply(object) => state.world.apply(object),
-                Change::Remove(key) => state.world.remove(&key),
+                Change::Apply(object) => known.world.apply(object),
+                Change::Remove(key) => known.world.remove(&key),
             }
         }
-        state.loaded = true;
-        self.recompute(&mut state);
+        let due = if known.loaded { questions.on(&touched) } else { questions.all() };
+        known.loaded = true;
+        known.answer_all(&self.trust_domain, questions, due);
     }
 
     /// Replaces the roots that everybody should trust.
     pub fn trust(&self, bundle: &TrustBundle) {
         let roots: Vec<_> = bundle.certificates().iter().map(|certificate| certificate.to_vec()).collect();
         let mut state = self.state.lock();
-        if state.roots != roots {
-            state.roots = roots;
-            self.recompute(&mut state);
+        let State { known, questions } = &mut *state;
+        if known.roots != roots {
+            known.roots = roots;
+            let due = questions.on(&HashSet::from([Topic::Trust]));
+            known.answer_all(&self.trust_domain, questions, due);
         }
     }
 
     /// Looks at the world. `look` must be quick: everything waits for it.
     pub fn with_world<T>(&self, look: impl FnOnce(&World) -> T) -> T {
-        look(&self.state.lock().world)
-    }
-
-    fn recompute(&self, state: &mut State) {
-        let mut answers = std::mem::take(&mut state.answers);
-        answers.retain(|_, sender| !sender.is_closed());
-        let mut changed = false;
-        for (query, sender) in &answers {
-            let answer = state.answer(&self.trust_domain, query);
-            changed |= sender.send_if_modified(|current| {
-                let different = *current != answer;
-                if different {
-                    *current = answer;
-                }
-                different
-            });
-        }
-        state.answers = answers;
-        if changed {
-            self.generation.send_modify(|generation| *generation += 1);
-        }
+        look(&self.state.lock().known.world)
     }
 }
 
-impl State {
-    fn answer(&self, trust_domain: &TrustDomain, query: &Query) -> Option<Arc<Answer>> {
+impl Known {
+    fn answer_all(&self, trust_domain: &TrustDomain, questions: &mut Questions, due: HashSet<Id>) {
+        for id in due {
+            self.answer(trust_domain, questions, id);
+        }
+    }
+
+    /// Makes the answer to a question anew.
+    fn answer(&self, trust_domain: &TrustDomain, questions: &mut Questions, id: Id) {
+        let Some(query) = questions.query(id) else { return };
+        let answer = self.make(trust_domain, &query);
+        let topics = topics::of_answer(&self.world, &query, answer.as_ref());
+        questions.answer(id, answer, topics);
+    }
+
+    fn make(&self, trust_domain: &TrustDomain, query: &Query) -> Option<Answer> {
         let world = &self.world;
-        let answer = match query {
+        Some(match query {
             // Trust comes from our own state, not from the source.
             Query::Trust if !self.roots.is_empty() => Answer::Trust(self.roots.clone()),
             _ if !self.loaded => return None,
@@ -207,8 +214,7 @@ impl State {
             }
             Query::Endpoints(backend) => Answer::Endpoints(endpoints::endpoints(world, trust_domain, backend)),
             Query::Inbound { pod, service_account } => self.inbound(pod, service_account),
-        };
-        Some(Arc::new(answer))
+        })
     }
 
     /// A pod may ask only for itself; that it runs as the caller's service account is the proof there is.
@@ -222,14 +228,6 @@ impl State {
                 Answer::Refused(format!("Pod {name} does not run as the service account {service_account}, as you do"))
             }
             None => Answer::Refused(format!("no Pod {name}; is LACEWING_POD_NAME right?")),
-        }
-    }
-
-    /// Forgets questions that nobody follows, often enough to stay bounded and rarely enough to cost nothing.
-    fn sweep_if_due(&mut self) {
-        if self.answers.len() >= self.sweep_at {
-            self.answers.retain(|_, sender| !sender.is_closed());
-            self.sweep_at = (self.answers.len() * 2).max(SWEEP_MIN);
         }
     }
 }

@@ -11,6 +11,8 @@ use std::{
 
 use lacewing_crds::{EndpointSlice, Kind, Name, Namespace, Object, ObjectKey, Pod, Service, TargetRef};
 
+use crate::endpoints::addresses;
+
 /// The cluster, as the source last reported it.
 #[derive(Default)]
 pub struct World {
@@ -19,6 +21,7 @@ pub struct World {
     services: BTreeMap<Name, Service>,
     slices: BTreeMap<Name, EndpointSlice>,
     slices_by_service: Lookup<Name>,
+    slices_by_listed: Lookup<Listed>,
     services_by_name: Lookup<String>,
     services_by_ip: Lookup<IpAddr>,
     pods_by_ip: Lookup<IpAddr>,
@@ -49,6 +52,7 @@ impl World {
                     self.slices_by_service.insert(Name::new(&name.namespace, service), &name);
                 }
                 node_zones(&slice).for_each(|at| *self.zones.entry(at).or_default() += 1);
+                listed(&slice).for_each(|what| self.slices_by_listed.insert(what, &name));
                 self.slices.insert(name, slice);
             }
         }
@@ -77,6 +81,7 @@ impl World {
                 if let Some(service) = slice.service() {
                     self.slices_by_service.remove(&Name::new(&name.namespace, service), name);
                 }
+                listed(&slice).for_each(|what| self.slices_by_listed.remove(&what, name));
                 for at in node_zones(&slice) {
                     if let btree_map::Entry::Occupied(mut count) = self.zones.entry(at) {
                         *count.get_mut() -= 1;
@@ -161,6 +166,16 @@ impl World {
         self.slices.iter()
     }
 
+    pub fn slice(&self, name: &Name) -> Option<&EndpointSlice> {
+        self.slices.get(name)
+    }
+
+    /// The Services whose slices list this pod or address; one that several slices list is there several times.
+    pub fn services_listing(&self, what: &Listed) -> impl Iterator<Item = Name> {
+        let slices = self.slices_by_listed.get(what).filter_map(|name| self.slices.get_key_value(name));
+        slices.filter_map(|(name, slice)| Some(Name::new(&name.namespace, slice.service()?)))
+    }
+
     /// The slices of one Service, in the order of their names.
     pub fn slices_of<'a>(&'a self, service: &Name) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
         self.slices_by_service.get(service).filter_map(|name| self.slices.get(name))
@@ -180,11 +195,7 @@ impl World {
     /// The pod that an endpoint of a slice in `namespace` points at. One that was deleted and made again under the
     /// same name is another pod.
     pub fn pod_of(&self, target: &TargetRef, namespace: &str) -> Option<(&Name, &Pod)> {
-        if target.kind != Kind::Pod.as_str() {
-            return None;
-        }
-        let namespace = target.namespace.as_deref().filter(|given| !given.is_empty()).unwrap_or(namespace);
-        let (name, pod) = self.pods.get_key_value(&Name::new(namespace, &target.name))?;
+        let (name, pod) = self.pods.get_key_value(&target.pod(namespace)?)?;
         let same = match (&target.uid, &pod.metadata.uid) {
             (Some(wanted), Some(found)) => wanted == found,
             _ => true,
@@ -198,6 +209,12 @@ impl World {
         (found == node).then_some(zone)
     }
 
+    /// Whether several slices say that the node is in this zone, and none says otherwise: one more or less is no news.
+    pub fn says_twice(&self, node: &str, zone: &str) -> bool {
+        let mut said = self.zones.range((node.to_owned(), String::new())..).take_while(|((at, _), _)| at == node);
+        said.next().is_some_and(|((_, found), count)| found == zone && *count > 1) && said.next().is_none()
+    }
+
     /// How many objects of the kind there are.
     pub fn count(&self, kind: Kind) -> usize {
         match kind {
@@ -207,6 +224,22 @@ impl World {
             Kind::EndpointSlice => self.slices.len(),
         }
     }
+}
+
+/// What slices list: a pod by its name, or an address of whoever has it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Listed {
+    Pod(Name),
+    Address(IpAddr),
+}
+
+/// The pods and addresses that a slice lists, each once.
+fn listed(slice: &EndpointSlice) -> impl Iterator<Item = Listed> {
+    let namespace = slice.metadata.namespace.as_deref().filter(|given| !given.is_empty());
+    let namespace = namespace.unwrap_or(Name::DEFAULT_NAMESPACE);
+    let pods = slice.endpoints.iter().filter_map(|entry| entry.target_ref.as_ref()?.pod(namespace));
+    let addresses = slice.endpoints.iter().flat_map(addresses).map(Listed::Address);
+    pods.map(Listed::Pod).chain(addresses).collect::<BTreeSet<_>>().into_iter()
 }
 
 /// The nodes and zones that a slice names together, each pair once.

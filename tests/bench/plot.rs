@@ -3,8 +3,6 @@
 
 use std::fmt::Write as _;
 
-use super::report::short;
-
 /// Size of the picture, and its margins.
 const WIDTH: f64 = 720.0;
 const HEIGHT: f64 = 400.0;
@@ -82,6 +80,15 @@ pub fn svg(title: &str, x_axis: &str, y_axis: &str, lines: &[Line]) -> String {
         draw(&mut text, &x, &y, line, number);
     }
     text + "</svg>\n"
+}
+
+/// Three digits are more than a run repeats.
+pub fn short(value: f64) -> String {
+    match value.abs() {
+        100.0.. => format!("{value:.0}"),
+        10.0.. => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
 }
 
 /// Values stand above the first line's points and below the others', so that lines that are close do not hide them.

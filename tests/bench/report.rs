@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write as _, fs, process::Command};
 
 use serde_json::{Value, json};
 
-use super::{measures::Figures, peers::Peer, plan::Plan, targets::Ratio};
+use super::{measures::Figures, peers::Peer, plan::Plan, plot::short, targets::Ratio};
 
 /// Figures that tables show, in this order; JSON has all.
 const SHOWN: [&str; 34] = [
@@ -202,15 +202,6 @@ pub fn spread(values: &[f64]) -> String {
     match values {
         [one] => short(*one),
         _ => format!("{} [{}..{}]", short(median(values)), short(least), short(most)),
-    }
-}
-
-/// Three digits are more than a run repeats.
-pub fn short(value: f64) -> String {
-    match value.abs() {
-        100.0.. => format!("{value:.0}"),
-        10.0.. => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    mem::replace,
     net::SocketAddr,
     sync::Arc,
 };
@@ -18,7 +19,7 @@ use super::convert::{self, Key};
 use crate::{
     endpoints::Endpoint,
     locality::Place,
-    publish::{Answer, Followed, Publisher},
+    publish::{Answer, Followed, Mailbox, Publisher},
 };
 
 /// Most keys that one stream follows: a proxy needs up to 1,026.
@@ -36,11 +37,16 @@ pub struct Subscriptions {
     publisher: Arc<Publisher>,
     epoch: u64,
     counter: u64,
-    followed: HashMap<Key, Subscription>,
-    /// Keys that may have something new, each once.
-    due: VecDeque<Key>,
-    /// The rest of the answer that is being sent, and its key.
-    rest: Option<(Key, VecDeque<wire::WatchResponse>)>,
+    /// By number, which is never used again on this stream.
+    followed: HashMap<u32, Subscription>,
+    numbers: HashMap<Arc<Key>, u32>,
+    last_number: u32,
+    /// Gets the number of what has another answer.
+    mailbox: Arc<Mailbox>,
+    /// What may have something new, each once.
+    due: VecDeque<u32>,
+    /// The rest of the answer that is being sent, and what it answers.
+    rest: Option<(u32, VecDeque<wire::WatchResponse>)>,
     refusals: VecDeque<(Option<wire::Key>, String)>,
     /// Keys that were refused for want of room, each once.
     waiting: VecDeque<Key>,
@@ -49,6 +55,7 @@ pub struct Subscriptions {
 }
 
 struct Subscription {
+    key: Arc<Key>,
     followed: Followed,
     sent: Option<Arc<Answer>>,
     /// Counter of the version last sent, and of the one that the proxy acts on.
@@ -75,6 +82,9 @@ impl Subscriptions {
             epoch,
             counter: 0,
             followed: HashMap::new(),
+            numbers: HashMap::new(),
+            last_number: 0,
+            mailbox: Arc::default(),
             due: VecDeque::new(),
             rest: None,
             refusals: VecDeque::new(),
@@ -98,14 +108,19 @@ impl Subscriptions {
 
     /// What is followed, in the order of the keys.
     pub fn view(&self) -> Vec<View> {
-        let mut keys: Vec<_> = self.followed.iter().collect();
-        keys.sort_by_key(|(key, _)| *key);
-        let view = |(key, subscription): (&Key, &Subscription)| View {
-            key: key.to_string(),
+        let mut followed: Vec<_> = self.followed.values().collect();
+        followed.sort_by_key(|subscription| &subscription.key);
+        let view = |subscription: &Subscription| View {
+            key: subscription.key.to_string(),
             sent: subscription.sent_version,
             applied: subscription.applied_version,
         };
-        keys.into_iter().map(view).collect()
+        followed.into_iter().map(view).collect()
+    }
+
+    /// Gets the numbers of what has another answer: see [`Self::look_for_changes`].
+    pub fn mailbox(&self) -> &Arc<Mailbox> {
+        &self.mailbox
     }
 
     /// Whether there may be something to send.
@@ -163,10 +178,15 @@ impl Subscriptions {
         if self.followed.len() >= SUBSCRIPTIONS_MAX {
             return Err(format!("this stream follows {SUBSCRIPTIONS_MAX} keys already"));
         }
-        let followed = self.publisher.follow_as(&self.peer, key.query(&self.peer))?;
-        let subscription = Subscription { followed, sent: None, sent_version: 0, applied_version: 0, is_due: true };
-        self.followed.insert(key.clone(), subscription);
-        self.due.push_back(key.clone());
+        let number = self.last_number + 1;
+        let followed = self.publisher.follow(&self.peer, key.query(&self.peer), &self.mailbox, number)?;
+        self.last_number = number;
+        let key = Arc::new(key.clone());
+        self.numbers.insert(key.clone(), number);
+        let subscription =
+            Subscription { key, followed, sent: None, sent_version: 0, applied_version: 0, is_due: true };
+        self.followed.insert(number, subscription);
+        self.due.push_back(number);
         Ok(())
     }
 
@@ -187,18 +207,20 @@ impl Subscriptions {
 
     fn unsubscribe(&mut self, key: &Key) {
         self.waiting.retain(|waiting| waiting != key);
-        if self.followed.remove(key).is_some_and(|subscription| subscription.is_due) {
-            self.due.retain(|due| due != key);
+        let Some(number) = self.numbers.remove(key) else { return };
+        if self.followed.remove(&number).is_some_and(|subscription| subscription.is_due) {
+            self.due.retain(|due| *due != number);
         }
         // The rest of an answer that nobody wants any more is not worth sending.
-        if self.rest.as_ref().is_some_and(|(sending, _)| sending == key) {
+        if self.rest.as_ref().is_some_and(|(sending, _)| *sending == number) {
             self.rest = None;
         }
     }
 
     /// Notes what the proxy acts on. Versions that it was never sent are not believed.
     fn applied(&mut self, key: &Key, version: wire::Version) {
-        if let Some(subscription) = self.followed.get_mut(key)
+        if let Some(number) = self.numbers.get(key)
+            && let Some(subscription) = self.followed.get_mut(number)
             && version.epoch == self.epoch
             && version.counter <= subscription.sent_version
         {
@@ -206,12 +228,13 @@ impl Subscriptions {
         }
     }
 
-    /// Notes which keys have something new.
+    /// Notes what has something new.
     pub fn look_for_changes(&mut self) {
-        for (key, subscription) in &mut self.followed {
-            if !subscription.is_due && subscription.followed.live.has_changed().unwrap_or(false) {
-                subscription.is_due = true;
-                self.due.push_back(key.clone());
+        for number in self.mailbox.take() {
+            if let Some(subscription) = self.followed.get_mut(&number)
+                && !replace(&mut subscription.is_due, true)
+            {
+                self.due.push_back(number);
             }
         }
     }
@@ -229,19 +252,19 @@ impl Subscriptions {
             self.counter += 1;
             return Some(self.message(key, WireAnswer::Refused(why)));
         }
-        while let Some(key) = self.due.pop_front() {
-            if let Some(first) = self.start(&key) {
+        while let Some(number) = self.due.pop_front() {
+            if let Some(first) = self.start(number) {
                 return Some(first);
             }
         }
         None
     }
 
-    /// Starts to send the current answer for a key, if it is new to this stream.
-    fn start(&mut self, key: &Key) -> Option<wire::WatchResponse> {
-        let subscription = self.followed.get_mut(key)?;
+    /// Starts to send the current answer of a subscription, if it is new to this stream.
+    fn start(&mut self, number: u32) -> Option<wire::WatchResponse> {
+        let subscription = self.followed.get_mut(&number)?;
         subscription.is_due = false;
-        let answer = subscription.followed.live.borrow_and_update().clone()?;
+        let answer = subscription.followed.answer()?;
         if subscription.sent.as_ref() == Some(&answer) {
             return None;
         }
@@ -253,17 +276,17 @@ impl Subscriptions {
         }
         self.counter += 1;
         subscription.sent_version = self.counter;
+        let wire_key = subscription.key.to_wire();
         if let Answer::Inbound(_, place) = &*answer {
             self.move_to(place);
         }
-        let wire_key = key.to_wire();
         let mut messages: VecDeque<_> =
             parts.into_iter().map(|part| self.message(Some(wire_key.clone()), part)).collect();
         let last = messages.len().saturating_sub(1);
         messages.iter_mut().take(last).for_each(|message| message.more = true);
         let first = messages.pop_front();
         if !messages.is_empty() {
-            self.rest = Some((key.clone(), messages));
+            self.rest = Some((number, messages));
         }
         first
     }
@@ -274,13 +297,13 @@ impl Subscriptions {
             return;
         }
         self.place = place.clone();
-        for (key, subscription) in &mut self.followed {
+        for (number, subscription) in &mut self.followed {
             if let Some(Answer::Endpoints(endpoints)) = subscription.sent.as_deref()
                 && endpoints.depends_on_place()
             {
                 subscription.sent = None;
-                if !std::mem::replace(&mut subscription.is_due, true) {
-                    self.due.push_back(key.clone());
+                if !replace(&mut subscription.is_due, true) {
+                    self.due.push_back(*number);
                 }
             }
         }

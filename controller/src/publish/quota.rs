@@ -17,18 +17,18 @@ pub const QUERIES_PER_IDENTITY_MAX: usize = 8_192;
 
 /// Who follows what, and how often.
 #[derive(Default)]
-pub struct Quotas(Mutex<HashMap<SpiffeId, HashMap<Query, usize>>>);
+pub struct Quotas(Mutex<HashMap<SpiffeId, HashMap<Arc<Query>, usize>>>);
 
 /// A followed question's place in the quota of its identity; given back by dropping it.
 pub struct Share {
     quotas: Arc<Quotas>,
     id: SpiffeId,
-    query: Query,
+    query: Arc<Query>,
 }
 
 impl Quotas {
     /// A place for the question; none if the identity follows [`QUERIES_PER_IDENTITY_MAX`] others.
-    pub fn take(self: &Arc<Self>, id: &SpiffeId, query: &Query) -> Option<Share> {
+    pub fn take(self: &Arc<Self>, id: &SpiffeId, query: &Arc<Query>) -> Option<Share> {
         let mut quotas = self.0.lock();
         let followed = quotas.entry(id.clone()).or_default();
         if !followed.contains_key(query) && followed.len() >= QUERIES_PER_IDENTITY_MAX {
@@ -63,7 +63,7 @@ mod tests {
     fn an_identity_has_room_for_so_many_different_questions() {
         let quotas = Arc::new(Quotas::default());
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://cluster.local/ns/a/sa/{name}")).unwrap();
-        let query = |n: usize| Query::Target { namespace: "a".into(), target: format!("s{n}:80") };
+        let query = |n: usize| Arc::new(Query::Target { namespace: "a".into(), target: format!("s{n}:80") });
         let mut shares: Vec<Share> =
             (0..QUERIES_PER_IDENTITY_MAX).map(|n| quotas.take(&id("web"), &query(n)).unwrap()).collect();
         assert!(quotas.take(&id("web"), &query(shares.len())).is_none());

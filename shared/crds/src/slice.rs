@@ -3,7 +3,7 @@
 
 use serde::Deserialize;
 
-use crate::{ObjectMeta, Transport, labels, nullable};
+use crate::{Kind, Name, ObjectMeta, Transport, labels, nullable};
 
 /// A part of the endpoints of one Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -49,7 +49,7 @@ pub struct EndpointPort {
 }
 
 /// One endpoint of a slice.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Endpoint {
     /// Fungible addresses of the same endpoint; in practice one.
@@ -65,7 +65,7 @@ pub struct Endpoint {
 }
 
 /// The state of an endpoint. Absent `ready` means ready, as the API says.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointConditions {
     pub ready: Option<bool>,
@@ -75,7 +75,7 @@ pub struct EndpointConditions {
 }
 
 /// Whose clients should use an endpoint: what `trafficDistribution` and topology-aware routing come to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointHints {
     #[serde(deserialize_with = "nullable")]
@@ -85,14 +85,14 @@ pub struct EndpointHints {
 }
 
 /// A zone or a node.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(default)]
 pub struct Hint {
     pub name: String,
 }
 
 /// The object behind an endpoint, usually a Pod.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TargetRef {
     pub kind: String,
@@ -100,4 +100,12 @@ pub struct TargetRef {
     /// Absent: the namespace of the slice.
     pub namespace: Option<String>,
     pub uid: Option<String>,
+}
+
+impl TargetRef {
+    /// The pod that this points at from a slice in `namespace`; none if it is no pod.
+    pub fn pod(&self, namespace: &str) -> Option<Name> {
+        let namespace = self.namespace.as_deref().filter(|given| !given.is_empty()).unwrap_or(namespace);
+        (self.kind == Kind::Pod.as_str()).then(|| Name::new(namespace, &self.name))
+    }
 }
