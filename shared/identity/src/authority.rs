@@ -239,7 +239,8 @@ impl Authority {
         let mut authority = Self { trust_domain, bundle, root_key: None, issuer: signer, issuer_key, chain, validity };
         let above = authority.root_above(&roots)?;
         roots[..=above].rotate_right(1);
-        authority.validity = validity.within(dates_of(&roots[0])?);
+        // Peers take a root as it is, from when on it holds does not matter to them; but nothing should outlive it.
+        authority.validity.not_after = validity.not_after.min(dates_of(&roots[0])?.not_after);
         authority.bundle = TrustBundle::from_der(roots.iter().map(|root| root.to_vec()))?;
         if let Some(key) = root_key {
             authority.root_key = Some(RootKey { root: owner(&key, &roots)?, key });
