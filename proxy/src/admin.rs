@@ -135,6 +135,7 @@ impl Admin {
             "renew_until": leaf.renew_at(1.0),
             "now": clock::unix_now(),
             "roots": current.bundle.certificates().len(),
+            "under_first_root": leaf.is_under_first(&current.bundle),
         });
         json(shown.to_string())
     }

@@ -26,6 +26,7 @@ use crate::{
     endpoint::Context,
     first::Meshed,
     inbound::{self, Inbound},
+    kept,
     listen::{self, Drain, Draining, Leaver},
     metrics::Metrics,
     outbound::{self, Listener, Outbound},
@@ -61,7 +62,10 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-async fn serve(config: Config) -> io::Result<()> {
+async fn serve(mut config: Config) -> io::Result<()> {
+    if let Some(bundle) = config.state_dir.as_deref().and_then(kept::read) {
+        config.control.bundle = bundle;
+    }
     let doors = doors(&config)?;
     let admin_ports = http_admin::bind_all(&config.admin, "LACEWING_ADMIN_ADDR")?;
     let private_port = http_admin::bind(config.private_admin, "LACEWING_PRIVATE_ADMIN_ADDR")?;
@@ -81,6 +85,9 @@ async fn serve(config: Config) -> io::Result<()> {
     // The app may still call others while it finishes what came in: outbound drains last.
     let (inbound_drain, outbound_drain) = (Drain::default(), Drain::default());
 
+    if let Some(dir) = config.state_dir.clone() {
+        tokio::spawn(kept::run(dir, identity.clone()));
+    }
     tokio::spawn(certify::run(identity.clone(), config.control.clone(), metrics.clone()));
     tokio::spawn(discovery::client::run(discovery.clone(), config.control.clone(), config.pod.clone()));
 

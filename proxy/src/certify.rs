@@ -1,16 +1,18 @@
 //! Gets the proxy's certificate from the controller and renews it between 50 and 70 % of its life. The key is made
 //! here and stays in memory; the token is read again each time and sent only to a controller that proved its identity.
-//! While renewal fails, the present certificate serves to its end.
+//! While renewal fails, the present certificate serves to its end. When another root goes first in the trust bundle, the
+//! mesh signs under that from now on, and a certificate under another one is replaced early.
 
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{future::pending, io::Read, sync::Arc, time::Duration};
 
 use lacewing_identity::{KeyAndCsr, Leaf, TrustBundle};
 use lacewing_proto::control::CertifyRequest;
+use rustls_pki_types::CertificateDer;
 use tokio::time::{Instant, timeout};
 
 use crate::{
     clock,
-    config::{CONTROL_TIMEOUT, Control, LOG_PAUSE, TOKEN_MAX},
+    config::{CONTROL_TIMEOUT, Control, LOG_PAUSE, RENEW_EARLY_SHARE, RENEW_EARLY_WITHIN, TOKEN_MAX},
     discovery::{channel, client::Backoff},
     metrics::Metrics,
     tls::Identity,
@@ -23,6 +25,8 @@ const CLOCK_CHECK: Duration = Duration::from_secs(60);
 pub async fn run(identity: Arc<Identity>, control: Control, metrics: Arc<Metrics>) {
     let mut backoff = Backoff::default();
     let mut said: Option<(String, Instant)> = None;
+    // For which first root the certificate was renewed early: once for each, or it would be asked for again and again.
+    let mut moved = None;
     loop {
         let bundle = identity.current().map_or_else(|_| control.bundle.clone(), |current| current.bundle.clone());
         match certify(&control, &bundle).await {
@@ -38,7 +42,13 @@ pub async fn run(identity: Arc<Identity>, control: Control, metrics: Arc<Metrics
                 tracing::info!(%id, not_after, "certificate obtained");
                 metrics.certificate(not_after);
                 backoff.reset();
-                sleep_until(renew_at).await;
+                tokio::select! {
+                    () = sleep_until(renew_at) => {}
+                    root = another_root(&identity, moved.as_ref()) => {
+                        tracing::info!("the mesh signs under another root; renewing the certificate");
+                        moved = Some(root);
+                    }
+                }
             }
             Err(why) => {
                 // Tried once a second or so; said when it is news, and now and then.
@@ -49,6 +59,28 @@ pub async fn run(identity: Arc<Identity>, control: Control, metrics: Arc<Metrics
                 identity.waiting_for(why);
                 backoff.wait().await;
             }
+        }
+    }
+}
+
+/// Waits until the certificate does not lie under the first root of the bundle, and then a little: everybody hears of the
+/// other root at once. The root that goes first is given back; nothing is done again for the one in `moved`.
+async fn another_root(identity: &Identity, moved: Option<&CertificateDer<'static>>) -> CertificateDer<'static> {
+    let mut changed = identity.subscribe();
+    loop {
+        changed.borrow_and_update();
+        if let Ok(current) = identity.current()
+            && let Some(first) = current.bundle.certificates().first()
+            && Some(first) != moved
+            && !current.leaf.is_under_first(&current.bundle)
+        {
+            let life = current.leaf.not_after().saturating_sub(current.leaf.not_before());
+            let within = (Duration::from_secs(life) / RENEW_EARLY_SHARE).min(RENEW_EARLY_WITHIN);
+            tokio::time::sleep(within.mul_f64(fastrand::f64())).await;
+            return first.clone();
+        }
+        if changed.changed().await.is_err() {
+            return pending().await;
         }
     }
 }
@@ -94,3 +126,6 @@ fn read_token(control: &Control) -> Result<String, String> {
     let token = token.trim_end();
     if token.is_empty() { Err(format!("token file {} is empty", path.display())) } else { Ok(token.to_owned()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -206,6 +206,12 @@ pub const CONTROL_BACKOFF_MAX: Duration = Duration::from_millis(1_200);
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest message on the control stream, in bytes.
 pub const CONTROL_MESSAGE_MAX: usize = 4 * 1024 * 1024;
+/// A certificate that does not lie under the first root any more is renewed within this part of its life…
+pub const RENEW_EARLY_SHARE: u32 = 10;
+/// …and within this: spread, since all proxies hear of a new root at once.
+pub const RENEW_EARLY_WITHIN: Duration = Duration::from_secs(60);
+/// Largest trust bundle that is read from a file, in bytes: 16 roots are some 16 KiB.
+pub const BUNDLE_FILE_MAX: u64 = 256 * 1024;
 /// Largest service-account token that is read, in bytes.
 pub const TOKEN_MAX: u64 = 16 * 1024;
 
@@ -273,6 +279,8 @@ pub struct Config {
     /// Threads that carry connections, each with a processor of its own.
     pub workers: usize,
     pub control: Control,
+    /// `LACEWING_STATE_DIR`: where the last trust bundle is kept for a restart of the container; not kept without it.
+    pub state_dir: Option<PathBuf>,
     /// Open connections may end by themselves for this long after the wish to stop: the pod's grace less two seconds.
     pub drain: Duration,
     /// Stop when standard input ends.
@@ -324,6 +332,7 @@ impl Config {
         let tcp_probes = s.get("LACEWING_TCP_PROBES", "", tcp_probes);
         let workers = s.get("LACEWING_WORKERS", WORKERS, |value| workers(value, processors()));
         let control = Control::read(&mut s, Dialer { mark: mark.flatten() });
+        let state_dir = s.get("LACEWING_STATE_DIR", "", |dir| Ok((!dir.is_empty()).then(|| PathBuf::from(dir))));
         let drain = s.get("LACEWING_DRAIN_TIMEOUT", "28s", |value| duration(value).map(|drain| drain.min(DRAIN_MAX)));
         let exit_with_parent = s.get("LACEWING_EXIT_WITH_PARENT", "0", switch);
         let built = (|| {
@@ -344,6 +353,7 @@ impl Config {
                 tcp_probes: tcp_probes?,
                 workers: workers?,
                 control: control?,
+                state_dir: state_dir?,
                 drain: drain?,
                 exit_with_parent: exit_with_parent?,
             })

@@ -22,6 +22,7 @@ pub mod http;
 pub mod inbound;
 #[cfg(target_os = "linux")]
 pub mod init;
+pub mod kept;
 pub mod listen;
 pub mod live;
 pub mod metrics;

@@ -10,7 +10,7 @@ use std::{
 
 use hyper::{body::Incoming, client::conn::http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use lacewing_identity::{Leaf, TrustBundle};
+use lacewing_identity::{Leaf, Refusal, RefusalKind, TrustBundle};
 use lacewing_proto::control::control_client::ControlClient;
 use rustls_pki_types::ServerName;
 use tokio::time::timeout;
@@ -39,7 +39,7 @@ pub async fn connect(
         // The name is not what is verified; the SPIFFE ID is.
         let name = ServerName::IpAddress(socket.peer_addr()?.ip().into());
         let stream = TlsConnector::from(config).connect(name, socket).await;
-        stream.map_err(|error| io::Error::other(format!("TLS: {}", lacewing_identity::refusal(&error))))
+        stream.map_err(|error| io::Error::other(refused(&lacewing_identity::refusal(&error), leaf.is_some())))
     };
     let stream = match timeout(CONTROL_TIMEOUT, attempt).await {
         Ok(Ok(stream)) => stream,
@@ -59,6 +59,16 @@ pub async fn connect(
     tokio::spawn(connection);
     let origin = http::Uri::from_static("http://lacewing-controller");
     Ok(ControlClient::with_origin(Channel(sender), origin).max_decoding_message_size(CONTROL_MESSAGE_MAX))
+}
+
+/// What to do about a controller that could not be verified.
+fn refused(refusal: &Refusal, certified: bool) -> String {
+    let way_out = if refusal.kind == RefusalKind::UntrustedCertificate && !certified {
+        "; if the mesh's root was replaced since this pod was made, delete the pod, so that it is made anew with the new one"
+    } else {
+        ""
+    };
+    format!("TLS: {refusal}{way_out}")
 }
 
 impl tower::Service<http::Request<tonic::body::Body>> for Channel {

@@ -1,24 +1,28 @@
 //! Owns the signing half: a root (ECDSA P-256, 10 years) and an issuer below it (1 year, may sign leaves only).
 //! Refuses to sign what a request asks for: from a request it takes the public key, the name is its caller's, read
 //! from an authenticated token. It keeps the root's key, so that the issuer can be renewed without a new root; an
-//! operator may leave that key out, and then renews the issuer himself. `authority/request.rs` reads requests.
+//! operator may leave that key out, and then renews the issuer himself. `authority/request.rs` reads requests,
+//! `authority/parts.rs` reads and writes what is kept, `authority/rotation.rs` says when issuer and root change.
 
+mod parts;
 mod request;
+pub mod rotation;
 
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
-use rustls_pki_types::pem::SectionKind;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use time::OffsetDateTime;
 use webpki::EndEntityCert;
 
+pub use parts::SecretParts;
 pub use request::MAX_CSR;
 
+use crate::leaf::MAX_CHAIN;
 use crate::svid::{Validity, validity};
-use crate::{Error, Leaf, SpiffeId, TrustBundle, TrustDomain, pem, tls};
+use crate::{Error, Leaf, ServerCertificate, SpiffeId, TrustBundle, TrustDomain, pem, svid, tls};
 
 /// How long before "now" a leaf starts to hold, in seconds: clocks of nodes differ a little.
 pub const BACKDATE: u64 = 60;
@@ -34,15 +38,25 @@ pub const MAX_LEAF_LIFETIME: u64 = 30 * DAY;
 
 const DAY: u64 = 24 * 60 * 60;
 
-/// A trust root and the issuer that signs leaves under it.
+/// The roots to trust, and the issuer that signs leaves under the first of them.
 pub struct Authority {
     trust_domain: TrustDomain,
+    /// The first root is the one above the issuer; what else is there is on its way in or out.
     bundle: TrustBundle,
     /// Missing if the operator keeps it elsewhere.
-    root_key: Option<PrivateKeyDer<'static>>,
+    root_key: Option<RootKey>,
     issuer: Issuer<'static, KeyPair>,
-    issuer_certificate: CertificateDer<'static>,
-    issuer_validity: Validity,
+    issuer_key: PrivateKeyDer<'static>,
+    /// The issuer's certificate, then what lies between it and the root.
+    chain: Vec<CertificateDer<'static>>,
+    /// When the issuer, and everything above it, holds.
+    validity: Validity,
+}
+
+/// The key of one root, and which.
+struct RootKey {
+    root: usize,
+    key: PrivateKeyDer<'static>,
 }
 
 /// A signed leaf: DER, leaf first, and its dates in unix seconds.
@@ -56,60 +70,11 @@ pub struct Issued {
 impl Authority {
     /// A new root and issuer for the trust domain, starting `now` (unix seconds).
     pub fn generate(trust_domain: &TrustDomain, now: u64) -> Result<Self, Error> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let params = ca_params(trust_domain, "root", BasicConstraints::Constrained(1), lifetime(now, ROOT_LIFETIME))?;
-        let root = CertificateDer::from(params.self_signed(&key)?);
-        let key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
-        Self::with_new_issuer(trust_domain, &root, key, now)
+        let (root, key) = new_root(trust_domain, now)?;
+        Self::with_new_issuer(trust_domain, vec![root], key, now)
     }
 
-    /// Reads what [`Authority::to_pem`] wrote, or an operator's files put together in any order: the root's
-    /// certificate, the issuer's certificate, the issuer's key, and (optional) the root's key. A trial leaf is
-    /// signed and verified, so that files that do not fit fail here and not at the first handshake.
-    pub fn from_pem(trust_domain: &TrustDomain, text: &str) -> Result<Self, Error> {
-        let (mut roots, mut issuers, mut keys) = (Vec::new(), Vec::new(), Vec::new());
-        for (kind, der) in pem::read(text.as_bytes()).map_err(Error::Authority)? {
-            match kind {
-                SectionKind::Certificate => {
-                    let certificate = CertificateDer::from(der);
-                    if is_self_issued(&certificate)? { &mut roots } else { &mut issuers }.push(certificate);
-                }
-                SectionKind::PrivateKey => keys.push(PrivateKeyDer::from(PrivatePkcs8KeyDer::from(der))),
-                SectionKind::EcPrivateKey => keys.push(PrivateSec1KeyDer::from(der).into()),
-                other => return Err(Error::Authority(format!("a {other:?} section does not belong there"))),
-            }
-        }
-        let (Ok([root]), Ok([issuer])) = (<[_; 1]>::try_from(roots), <[_; 1]>::try_from(issuers)) else {
-            return Err(Error::Authority("exactly one root and one issuer certificate are needed".into()));
-        };
-        check_domain(&root, trust_domain)?;
-        let (mut root_key, mut issuer_key) = (None, None);
-        for key in keys {
-            match KeyPair::try_from(&key)?.subject_public_key_info() {
-                spki if spki == public_key(&root)? => root_key = Some(key),
-                spki if spki == public_key(&issuer)? => issuer_key = Some(key),
-                _ => return Err(Error::Authority("a key there belongs to neither certificate".into())),
-            }
-        }
-        let issuer_key = issuer_key.ok_or_else(|| Error::Authority("the issuer's key is missing".into()))?;
-        let authority = Self::assemble(trust_domain.clone(), &root, root_key, issuer, KeyPair::try_from(&issuer_key)?)?;
-        authority.check()?;
-        Ok(authority)
-    }
-
-    /// Certificates and keys as PEM text. It holds private keys: write it only where nobody else reads.
-    pub fn to_pem(&self) -> String {
-        let mut text = self.bundle.to_pem();
-        if let Some(key) = &self.root_key {
-            let label = if matches!(key, PrivateKeyDer::Sec1(_)) { "EC PRIVATE KEY" } else { "PRIVATE KEY" };
-            pem::write(&mut text, label, key.secret_der());
-        }
-        pem::write(&mut text, "CERTIFICATE", &self.issuer_certificate);
-        pem::write(&mut text, "PRIVATE KEY", self.issuer.key().serialized_der());
-        text
-    }
-
-    /// The root certificate, as clients of the mesh need it.
+    /// The root certificates, as clients of the mesh need them; the one above the issuer first.
     pub fn bundle(&self) -> &TrustBundle {
         &self.bundle
     }
@@ -118,22 +83,42 @@ impl Authority {
         &self.trust_domain
     }
 
+    /// Without the root's key, issuer and root are renewed by whoever keeps it.
+    pub fn has_root_key(&self) -> bool {
+        self.root_key.is_some()
+    }
+
+    /// Whether both sign with the same issuer's certificate.
+    pub fn has_issuer_of(&self, other: &Self) -> bool {
+        self.chain[0] == other.chain[0]
+    }
+
+    /// When the issuer begins, in unix seconds.
+    pub fn issuer_not_before(&self) -> u64 {
+        self.validity.not_before
+    }
+
     /// When the issuer ends, in unix seconds. No leaf outlives it.
     pub fn issuer_not_after(&self) -> u64 {
-        self.issuer_validity.not_after
+        self.validity.not_after
+    }
+
+    /// When the root above the issuer ends, in unix seconds.
+    pub fn root_not_after(&self) -> u64 {
+        validity(&self.bundle.certificates()[0]).map_or(0, |root| root.not_after)
     }
 
     /// When to call [`Authority::renewed`], in unix seconds: at half of the issuer's life.
     pub fn issuer_renew_at(&self) -> u64 {
-        self.issuer_validity.not_before.midpoint(self.issuer_validity.not_after)
+        self.validity.not_before.midpoint(self.validity.not_after)
     }
 
     /// The same root with a new issuer, starting `now` (unix seconds). Leaves of the old issuer stay good.
     pub fn renewed(&self, now: u64) -> Result<Self, Error> {
-        let key = self.root_key.as_ref().ok_or_else(|| {
+        let key = self.root_key.as_ref().filter(|key| key.root == 0).ok_or_else(|| {
             Error::Authority("the root's key is not here; renew the issuer where the root's key is kept".into())
         })?;
-        Self::with_new_issuer(&self.trust_domain, &self.bundle.certificates()[0], key.clone_key(), now)
+        Self::with_new_issuer(&self.trust_domain, self.bundle.certificates().to_vec(), key.key.clone_key(), now)
     }
 
     /// Signs a leaf for `id` and the key in `csr` (DER, RFC 2986), starting `now` (unix seconds, backdated by
@@ -149,39 +134,63 @@ impl Authority {
         Leaf::new(issued.chain, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
     }
 
+    /// A certificate for a TLS server that is no workload, known to its clients by a DNS name (RFC 6125): the webhook,
+    /// as the API server calls it. It carries no SPIFFE ID and may not be a client, so no peer takes it for an identity.
+    pub fn issue_server(&self, dns_name: &str, now: u64, lifetime: u64) -> Result<ServerCertificate, Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let names = vec![SanType::DnsName(Ia5String::try_from(dns_name)?)];
+        let issued = self.sign_for(&key, names, &[ExtendedKeyUsagePurpose::ServerAuth], now, lifetime)?;
+        ServerCertificate::new(issued, PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+    }
+
     fn sign(&self, key: &impl PublicKeyData, id: &SpiffeId, now: u64, lifetime: u64) -> Result<Issued, Error> {
         if !id.is_in(&self.trust_domain) {
             return Err(Error::Authority(format!("{id} is not in the trust domain {}", self.trust_domain)));
         }
+        let names = vec![SanType::URI(Ia5String::try_from(id.as_str())?)];
+        let usages = [ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        self.sign_for(key, names, &usages, now, lifetime)
+    }
+
+    fn sign_for(
+        &self,
+        key: &impl PublicKeyData,
+        names: Vec<SanType>,
+        usages: &[ExtendedKeyUsagePurpose],
+        now: u64,
+        lifetime: u64,
+    ) -> Result<Issued, Error> {
         if lifetime == 0 || lifetime > MAX_LEAF_LIFETIME {
             return Err(Error::Authority(format!("a leaf must live 1 to {MAX_LEAF_LIFETIME} seconds, not {lifetime}")));
         }
         let dates = Validity {
             not_before: now.saturating_sub(BACKDATE),
-            not_after: now.saturating_add(lifetime).min(self.issuer_validity.not_after),
+            not_after: now.saturating_add(lifetime).min(self.validity.not_after),
         };
         if dates.not_after <= now {
             return Err(Error::Authority(format!(
                 "the issuer ended at {} (unix seconds); it was not renewed in time",
-                self.issuer_validity.not_after
+                self.validity.not_after
             )));
         }
         let mut params = params(dates)?;
-        params.subject_alt_names = vec![SanType::URI(Ia5String::try_from(id.as_str())?)];
+        params.subject_alt_names = names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+        params.extended_key_usages = usages.to_vec();
         params.use_authority_key_identifier_extension = true;
         let leaf = params.signed_by(key, &self.issuer)?;
-        let chain = vec![leaf.der().to_vec(), self.issuer_certificate.to_vec()];
+        let chain = [leaf.der()].into_iter().chain(&self.chain).map(|certificate| certificate.to_vec()).collect();
         Ok(Issued { chain, not_before: dates.not_before, not_after: dates.not_after })
     }
 
+    /// A new issuer under the first of `roots`, whose key is `root_key`.
     fn with_new_issuer(
         trust_domain: &TrustDomain,
-        root: &CertificateDer<'static>,
+        roots: Vec<CertificateDer<'static>>,
         root_key: PrivateKeyDer<'static>,
         now: u64,
     ) -> Result<Self, Error> {
+        let root = roots.first().ok_or_else(|| Error::Authority("there is no root".into()))?;
         let mut dates = lifetime(now, ISSUER_LIFETIME);
         dates.not_after = dates.not_after.min(dates_of(root)?.not_after);
         if dates.not_after <= now {
@@ -191,32 +200,99 @@ impl Authority {
         let mut params = ca_params(trust_domain, "issuer", BasicConstraints::Constrained(0), dates)?;
         params.use_authority_key_identifier_extension = true;
         let signer = Issuer::from_ca_cert_der(root, KeyPair::try_from(&root_key)?)?;
-        let certificate = CertificateDer::from(params.signed_by(&key, &signer)?);
-        Self::assemble(trust_domain.clone(), root, Some(root_key), certificate, key)
+        let chain = vec![CertificateDer::from(params.signed_by(&key, &signer)?)];
+        let issuer_key = PrivatePkcs8KeyDer::from(key.serialize_der()).into();
+        Self::assemble(trust_domain, roots, &chain, issuer_key, Some(root_key))
     }
 
+    /// Puts the parts together and checks that they fit: a trial leaf is signed and verified under each of the roots,
+    /// so that what does not fit fails here and not at the first handshake. The root that is above the issuer goes first.
     fn assemble(
-        trust_domain: TrustDomain,
-        root: &CertificateDer<'static>,
+        trust_domain: &TrustDomain,
+        mut roots: Vec<CertificateDer<'static>>,
+        chain: &[CertificateDer<'static>],
+        issuer_key: PrivateKeyDer<'static>,
         root_key: Option<PrivateKeyDer<'static>>,
-        issuer_certificate: CertificateDer<'static>,
-        issuer_key: KeyPair,
     ) -> Result<Self, Error> {
-        let issuer_validity = dates_of(&issuer_certificate)?;
-        let issuer = Issuer::from_ca_cert_der(&issuer_certificate, issuer_key)?;
-        let bundle = TrustBundle::from_der([root.to_vec()])?;
-        Ok(Self { trust_domain, bundle, root_key, issuer, issuer_certificate, issuer_validity })
+        let issuer = chain.first().ok_or_else(|| Error::Authority("the issuer's certificate is missing".into()))?;
+        if chain.len() >= MAX_CHAIN {
+            return Err(Error::Authority(format!("the issuer's chain is longer than {}", MAX_CHAIN - 1)));
+        }
+        for certificate in roots.iter().chain(chain) {
+            check_domain(certificate, trust_domain)?;
+        }
+        svid::check_issuer(issuer).map_err(|why| Error::Authority(format!("the issuer's certificate {why}")))?;
+        let key = KeyPair::try_from(&issuer_key)?;
+        if key.subject_public_key_info() != public_key(issuer)? {
+            return Err(Error::Authority("the issuer's key does not belong to the issuer's certificate".into()));
+        }
+        let mut validity = dates_of(issuer)?;
+        for certificate in chain {
+            validity = validity.within(dates_of(certificate)?);
+        }
+        let signer = Issuer::from_ca_cert_der(issuer, key)?;
+        // A certificate that everybody has need not be sent: an issuer may be a root itself.
+        let sent = chain.iter().enumerate().filter(|(at, certificate)| *at == 0 || !roots.contains(certificate));
+        let chain = sent.map(|(_, certificate)| certificate.clone()).collect();
+        let bundle = TrustBundle::from_der(roots.iter().map(|root| root.to_vec()))?;
+        let trust_domain = trust_domain.clone();
+        let mut authority = Self { trust_domain, bundle, root_key: None, issuer: signer, issuer_key, chain, validity };
+        let above = authority.root_above(&roots)?;
+        roots[..=above].rotate_right(1);
+        // Peers take a root as it is, from when on it holds does not matter to them; but nothing should outlive it.
+        authority.validity.not_after = validity.not_after.min(dates_of(&roots[0])?.not_after);
+        authority.bundle = TrustBundle::from_der(roots.iter().map(|root| root.to_vec()))?;
+        if let Some(key) = root_key {
+            authority.root_key = Some(RootKey { root: owner(&key, &roots)?, key });
+        }
+        Ok(authority)
     }
 
-    /// Signs a trial leaf and verifies it as a peer would, at a time when the issuer holds.
-    fn check(&self) -> Result<(), Error> {
-        let now = self.issuer_validity.not_before.saturating_add(BACKDATE);
+    /// That the issuer may name DNS servers: the API server verifies the webhook's name, and an issuer with name
+    /// constraints could make certificates that nobody accepts.
+    fn check_server_names(&self) -> Result<(), Error> {
+        let now = self.validity.not_before.saturating_add(BACKDATE);
+        let trial = self.issue_server("trial.trial.svc", now, 1)?;
+        tls::verify_server_chain(self.bundle.anchors(), trial.chain(), at(now))
+            .map_err(|error| Error::Authority(format!("the issuer cannot sign the webhook's certificate ({error})")))
+    }
+
+    /// Which of the roots a peer finds above a leaf of this issuer, at a time when the issuer holds.
+    fn root_above(&self, roots: &[CertificateDer<'static>]) -> Result<usize, Error> {
+        let now = self.validity.not_before.saturating_add(BACKDATE);
         let id = SpiffeId::new(&self.trust_domain, "trial", "trial")?;
         let leaf = self.issue_own(&id, now, 1)?;
-        let at = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now));
-        tls::verify_server_chain(self.bundle.anchors(), &leaf.chain()[0], &leaf.chain()[1..], at)
-            .map_err(|error| Error::Authority(format!("the issuer cannot sign leaves under this root ({error})")))
+        let mut why = None;
+        for (index, root) in roots.iter().enumerate() {
+            let bundle = TrustBundle::from_der([root.to_vec()])?;
+            match tls::verify_workload_chain(&bundle, leaf.chain(), at(now)) {
+                Ok(()) => return Ok(index),
+                Err(error) => why = Some(error),
+            }
+        }
+        let why = why.map_or_else(|| "there is none".to_owned(), |error| error.to_string());
+        let which = if roots.len() == 1 { "this root" } else { "any of these roots" };
+        Err(Error::Authority(format!("the issuer cannot sign leaves under {which} ({why})")))
     }
+}
+
+/// Which of the roots the key belongs to.
+fn owner(key: &PrivateKeyDer<'static>, roots: &[CertificateDer<'static>]) -> Result<usize, Error> {
+    let key = KeyPair::try_from(key)?.subject_public_key_info();
+    for (index, root) in roots.iter().enumerate() {
+        if public_key(root)? == key {
+            return Ok(index);
+        }
+    }
+    Err(Error::Authority("the root's key belongs to none of the roots".into()))
+}
+
+/// A root that starts `now` (unix seconds), and its key.
+fn new_root(trust_domain: &TrustDomain, now: u64) -> Result<(CertificateDer<'static>, PrivateKeyDer<'static>), Error> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let params = ca_params(trust_domain, "root", BasicConstraints::Constrained(1), lifetime(now, ROOT_LIFETIME))?;
+    let root = CertificateDer::from(params.self_signed(&key)?);
+    Ok((root, PrivatePkcs8KeyDer::from(key.serialize_der()).into()))
 }
 
 /// What root and issuer have in common. Both carry the trust domain as their name (X509-SVID §3.2) and a number in
@@ -261,6 +337,19 @@ fn serial() -> Result<[u8; 16], Error> {
     Ok(bytes)
 }
 
+fn at(now: u64) -> UnixTime {
+    UnixTime::since_unix_epoch(std::time::Duration::from_secs(now))
+}
+
+/// A time for people.
+fn date(unix_s: u64) -> String {
+    let date = i64::try_from(unix_s).ok().and_then(|unix_s| OffsetDateTime::from_unix_timestamp(unix_s).ok());
+    date.map_or_else(
+        || "a time beyond all calendars".to_owned(),
+        |date| format!("{} {:02}:{:02}:{:02} UTC", date.date(), date.hour(), date.minute(), date.second()),
+    )
+}
+
 fn lifetime(now: u64, seconds: u64) -> Validity {
     Validity { not_before: now.saturating_sub(CA_BACKDATE), not_after: now.saturating_add(seconds) }
 }
@@ -283,13 +372,13 @@ fn public_key(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, Error> {
     Ok(parse(certificate)?.subject_public_key_info().to_vec())
 }
 
-/// A root that names a trust domain must name ours; an operator's root need not name one.
-fn check_domain(root: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Result<(), Error> {
-    let parsed = parse(root)?;
+/// A certificate above leaves that names a trust domain must name ours; an operator's need not name one.
+fn check_domain(certificate: &CertificateDer<'_>, trust_domain: &TrustDomain) -> Result<(), Error> {
+    let parsed = parse(certificate)?;
     let other = parsed.valid_uri_names().find(|name| name.starts_with("spiffe://") && *name != trust_domain.uri());
     match other {
         Some(other) => Err(Error::Authority(format!(
-            "the root belongs to {other}, but the trust domain is {trust_domain}; was the setting changed?"
+            "a certificate belongs to {other}, but the trust domain is {trust_domain}; was the setting changed?"
         ))),
         None => Ok(()),
     }

@@ -4,18 +4,18 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::sign::CertifiedKey;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::svid::{Svid, Validity};
-use crate::{Error, SpiffeId, pem, tls};
+use crate::{Error, SpiffeId, TrustBundle, pem, tls};
 
 /// Longest chain, leaf included: leaf, issuer, and room for an operator's intermediates.
 pub const MAX_CHAIN: usize = 8;
-/// Part of its life after which a certificate may be renewed, and must be, in percent.
-const RENEW_FROM: f64 = 0.50;
-const RENEW_UNTIL: f64 = 0.70;
+/// How long after a leaf's begin the certificates above it surely hold as well, in seconds: leaves are backdated.
+const INSIDE: u64 = 60;
 
 /// A certificate chain and its key. Cloning copies pointers.
 #[derive(Clone)]
@@ -80,9 +80,16 @@ impl Leaf {
     /// When to ask for the next certificate, in unix seconds: between 50 % (`jitter` 0) and 70 % (`jitter` 1) of
     /// this one's life, so that workloads started together do not ask together. Other jitters are clamped.
     pub fn renew_at(&self, jitter: f64) -> u64 {
-        let life = self.validity.not_after.saturating_sub(self.validity.not_before);
-        let share = RENEW_FROM + (RENEW_UNTIL - RENEW_FROM) * jitter.clamp(0.0, 1.0);
-        self.validity.not_before.saturating_add((life as f64 * share) as u64)
+        self.validity.renew_at(jitter)
+    }
+
+    /// Whether it lies under the first root of the bundle, the one that new certificates lie under. One that does not
+    /// holds for as long as its root is in the bundle, so it is better replaced.
+    pub fn is_under_first(&self, bundle: &TrustBundle) -> bool {
+        let inside = self.validity.not_before.saturating_add(INSIDE).min(self.validity.not_after);
+        let first = bundle.certificates().first().map(|root| TrustBundle::from_der([root.to_vec()]));
+        let at = UnixTime::since_unix_epoch(Duration::from_secs(inside));
+        first.is_some_and(|first| first.is_ok_and(|first| tls::verify_workload_chain(&first, self.chain(), at).is_ok()))
     }
 
     pub(crate) fn certified(&self) -> &Arc<CertifiedKey> {

@@ -19,6 +19,9 @@ const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 const DIGITAL_SIGNATURE: u8 = 0x80;
 const KEY_CERT_SIGN: u8 = 0x04;
 const CRL_SIGN: u8 = 0x02;
+/// Part of its life after which a certificate may be renewed, and must be.
+const RENEW_FROM: f64 = 0.50;
+const RENEW_UNTIL: f64 = 0.70;
 
 /// What is known of the peer of a finished handshake.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -57,6 +60,22 @@ pub(crate) struct Validity {
     pub(crate) not_after: u64,
 }
 
+impl Validity {
+    /// The time in which both hold.
+    #[cfg(feature = "issue")]
+    pub(crate) fn within(self, other: Self) -> Self {
+        Self { not_before: self.not_before.max(other.not_before), not_after: self.not_after.min(other.not_after) }
+    }
+
+    /// When to ask for the next certificate, in unix seconds: between 50 % (`jitter` 0) and 70 % (`jitter` 1) of this
+    /// one's life, so that what started together does not ask together. Other jitters are clamped.
+    pub(crate) fn renew_at(self, jitter: f64) -> u64 {
+        let life = self.not_after.saturating_sub(self.not_before);
+        let share = RENEW_FROM + (RENEW_UNTIL - RENEW_FROM) * jitter.clamp(0.0, 1.0);
+        self.not_before.saturating_add((life as f64 * share) as u64)
+    }
+}
+
 impl Svid {
     pub(crate) fn parse(certificate: &CertificateDer<'_>) -> Result<Self, Error> {
         let refuse = |why: &str| Error::Svid(why.into());
@@ -78,6 +97,20 @@ impl Svid {
 #[cfg(feature = "issue")]
 pub(crate) fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {
     Fields::read(certificate).map(|fields| fields.validity)
+}
+
+/// That a certificate may sign others; if not, why. Whether it is trusted is webpki's business.
+#[cfg(feature = "issue")]
+pub(crate) fn check_issuer(certificate: &CertificateDer<'_>) -> Result<(), &'static str> {
+    let fields = Fields::read(certificate).ok_or("is not readable")?;
+    if !fields.is_ca {
+        return Err("is not one of a CA (cert-manager: set `isCA: true` in the Certificate)");
+    }
+    let usage = fields.key_usage.and_then(|usage| Reader::new(usage.value).expect(der::BIT_STRING));
+    match usage {
+        Some([_, bits, ..]) if bits & KEY_CERT_SIGN == 0 => Err("may not sign certificates (its key usage)"),
+        _ => Ok(()),
+    }
 }
 
 /// The parts of a certificate that webpki checks only for some roles, or not at all.

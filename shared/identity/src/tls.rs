@@ -141,7 +141,7 @@ impl ServerCertVerifier for ServerVerifier {
         _: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        verify_server_chain(&self.anchors, end_entity, intermediates, now)?;
+        verify_chain(&self.anchors, end_entity, intermediates, now)?;
         let presented = Svid::parse(end_entity).map_err(not_accepted)?.id;
         if presented != self.expected {
             return Err(not_accepted(IdentityMismatch {
@@ -232,8 +232,31 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// The chain holds now, for a TLS server, under one of the anchors. Names are not looked at.
+/// The chain (leaf first) holds at this time, for a TLS server as well as for a client. Names are not looked at.
+pub(crate) fn verify_workload_chain(
+    bundle: &TrustBundle,
+    chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let (leaf, rest) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+    verify_chain(bundle.anchors(), leaf, rest, now)?;
+    let clients = WebPkiClientVerifier::builder_with_provider(bundle.anchors().clone(), provider().clone()).build();
+    let clients = clients.map_err(|error| rustls::Error::General(error.to_string()))?;
+    clients.verify_client_cert(leaf, rest, now).map(drop)
+}
+
+/// The chain (server's certificate first) holds at this time, for a TLS server. Names are not looked at.
+#[cfg(feature = "issue")]
 pub(crate) fn verify_server_chain(
+    anchors: &RootCertStore,
+    chain: &[CertificateDer<'_>],
+    now: UnixTime,
+) -> Result<(), rustls::Error> {
+    let (first, rest) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
+    verify_chain(anchors, first, rest, now)
+}
+
+fn verify_chain(
     anchors: &RootCertStore,
     end_entity: &CertificateDer<'_>,
     intermediates: &[CertificateDer<'_>],
