@@ -52,6 +52,8 @@ Examples:
 pub enum Command {
     Demo(Demo),
     Install(install::Install),
+    Upgrade(install::Upgrade),
+    Uninstall(install::Uninstall),
     Stat(Stat),
     Top(Top),
     Identity(Identity),

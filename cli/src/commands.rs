@@ -10,6 +10,8 @@ mod run;
 mod stat;
 mod status;
 mod top;
+mod uninstall;
+mod upgrade;
 mod version;
 
 use std::process::ExitCode;
@@ -52,7 +54,9 @@ pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
             Some(DemoCommand::Heal { pod }) => fault::heal(&mut context, pod.as_deref())?,
             Some(DemoCommand::Status { output }) => status::run(&mut context, output)?,
         },
-        Command::Install(options) => install::run(&mut context, &options)?,
+        Command::Install(options) => install::run(&mut context, &options.values)?,
+        Command::Upgrade(options) => upgrade::run(&mut context, &options.values)?,
+        Command::Uninstall(options) => uninstall::run(&mut context, &options)?,
         Command::Stat(options) => stat::run(&mut context, &options)?,
         Command::Top(options) => top::run(&mut context, &options)?,
         Command::Identity(options) => identity::run(&mut context, &options)?,

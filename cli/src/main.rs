@@ -12,6 +12,7 @@ mod commands;
 mod demo;
 mod failure;
 mod golden;
+mod installed;
 mod live;
 mod mesh;
 mod output;

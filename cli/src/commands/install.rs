@@ -11,47 +11,48 @@ use serde_json::{Value, json};
 
 use super::Context;
 use crate::{
-    chart::{self, values},
-    cli::install::{Install, Values},
+    chart::{self, ChartError, Rendered, values},
+    cli::install::Values,
     failure::{Exit, Failure},
 };
 
 /// Controllers of `--ha`.
 const HA_REPLICAS: u32 = 3;
+/// The value by which the chart keeps the others.
+const KEPT: &str = "givenValues";
 
-pub fn run(context: &mut Context, options: &Install) -> Result<Exit, Failure> {
+pub fn run(context: &mut Context, options: &Values) -> Result<Exit, Failure> {
     let mut given = json!({});
-    if options.ha {
-        given = json!({ "controller": { "replicas": HA_REPLICAS } });
-    }
-    add(&mut given, &options.values)?;
-    print(context, given)?;
+    add(&mut given, options)?;
+    let rendered = render(given)?;
+    context.printer.data(&rendered.manifests)?;
+    context.printer.note(rendered.notes.trim_end());
     Ok(Exit::Ok)
 }
 
-/// Prints the objects that `given` values make, and what to do next.
-pub fn print(context: &mut Context, given: Value) -> Result<(), Failure> {
-    let rendered = chart::render(recorded(given)).map_err(|why| {
-        Failure::new(Exit::Usage, format!("these values cannot be used:\n  {why}"))
-            .hint("docs/install.md lists all values with their defaults")
-    })?;
-    context.printer.data(&rendered.manifests)?;
-    context.printer.note(rendered.notes.trim_end());
-    Ok(())
-}
-
-/// What the command itself gives to the chart: the namespace is made in the same pass, and the values are kept for
-/// `mesh upgrade`.
-fn recorded(mut given: Value) -> Value {
+/// Renders the chart with `given` values, which are kept for `mesh upgrade`; the namespace is made with the rest unless
+/// they say otherwise.
+pub fn render(given: Value) -> Result<Rendered, Failure> {
+    if given.get(KEPT).is_some() {
+        return Err(Failure::new(Exit::Usage, format!("{KEPT}: this command writes it itself; leave it out")));
+    }
     let kept = if given == json!({}) { String::new() } else { given.to_string() };
-    let mut own = json!({ "createNamespace": true, "givenValues": kept });
-    std::mem::swap(&mut own, &mut given);
-    values::merge(&mut given, own);
-    given
+    let mut all = json!({ "createNamespace": true, KEPT: kept });
+    values::merge(&mut all, given);
+    chart::render(all).map_err(|why| {
+        let failure = Failure::new(Exit::Usage, format!("these values cannot be used:\n  {why}"));
+        match why {
+            ChartError::Values(_) => failure.hint("docs/install.md lists all values with their defaults"),
+            ChartError::Template { .. } => Failure::error(format!("the chart cannot be rendered: {why}")),
+        }
+    })
 }
 
-/// Lays files and `--set` over the values that are `given` already.
+/// Lays what was typed over the values that are `given` already: `--ha`, then files, then `--set`.
 pub fn add(given: &mut Value, more: &Values) -> Result<(), Failure> {
+    if more.ha {
+        values::merge(given, json!({ "controller": { "replicas": HA_REPLICAS } }));
+    }
     for file in &more.files {
         let read = values::read(&text(file)?);
         let read = read.map_err(|why| Failure::new(Exit::Usage, format!("{}: {why}", file.display())))?;
@@ -80,4 +81,62 @@ fn text(file: &Path) -> Result<String, Failure> {
         return Err(Failure::error(format!("{} is larger than {} bytes", file.display(), values::FILE_MAX)));
     }
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::demo::state::tests::Scratch;
+
+    #[test]
+    fn files_come_before_sets_and_later_before_earlier() {
+        let scratch = Scratch::new("install-files");
+        let file = |name: &str, text: &str| {
+            std::fs::write(scratch.join(name), text).expect("write");
+            scratch.join(name)
+        };
+        let files =
+            vec![file("a", "controller: {replicas: 2, logLevel: warn}"), file("b", "controller: {logLevel: debug}")];
+        let set = vec!["trustDomain=a.example".to_owned(), "trustDomain=b.example".to_owned()];
+        let set_string = vec!["proxy.annotations.skip-inbound-ports=25".to_owned()];
+        let mut given = json!({});
+        add(&mut given, &Values { ha: true, files, set, set_string }).expect("good");
+        let expected = json!({
+            "controller": { "replicas": 2, "logLevel": "debug" }, "trustDomain": "b.example",
+            "proxy": { "annotations": { "skip-inbound-ports": "25" } },
+        });
+        assert_eq!(given, expected);
+        let manifests = render(given).expect("it renders").manifests;
+        assert!(
+            manifests.contains("kind: Namespace\n") && manifests.contains("lacewing.dev/values: \"{\\\"controller")
+        );
+        assert!(!render(json!({})).expect("it renders").manifests.contains("lacewing.dev/values"), "nothing was given");
+        assert!(
+            !render(json!({ "createNamespace": false })).expect("it renders").manifests.contains("kind: Namespace\n")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_used_says_where() {
+        let scratch = Scratch::new("install-bad");
+        let bad = scratch.join("bad.yaml");
+        std::fs::write(&bad, "a: [").expect("write");
+        let big = scratch.join("big.yaml");
+        std::fs::write(&big, vec![b'#'; usize::try_from(values::FILE_MAX).expect("small") + 1]).expect("write");
+        let set = |text: &str| Values { set: vec![text.to_owned()], ..Values::default() };
+        let file = |path: &Path| Values { files: vec![path.to_owned()], ..Values::default() };
+        for (values, exit, part) in [
+            (set("controller.replicas"), Exit::Usage, "--set controller.replicas: \"replicas\" has no value"),
+            (set("controler.replicas=3"), Exit::Usage, "controler: there is no such value; did you mean controller?"),
+            (set("givenValues=x"), Exit::Usage, "this command writes it itself"),
+            (file(&bad), Exit::Usage, "bad.yaml: "),
+            (file(&big), Exit::Error, "larger than 1048576 bytes"),
+            (file(Path::new("/nowhere/at/all")), Exit::Error, "cannot read /nowhere/at/all"),
+        ] {
+            let mut given = json!({});
+            let done = add(&mut given, &values).and_then(|()| render(given).map(|_| ()));
+            let failure = done.expect_err(part);
+            assert!(failure.exit() == exit && failure.to_string().contains(part), "{failure}");
+        }
+    }
 }
