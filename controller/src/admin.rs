@@ -118,7 +118,9 @@ impl Admin {
 
     fn errors(&self) -> Answer {
         let warnings = self.publisher.with_world(|world| conditions::warnings(world, self.publisher.trust_domain()));
-        to_json(&Listing::of(&self.source.lock().errors, warnings))
+        let mut errors = self.identity.problems();
+        errors.extend(self.source.lock().errors.iter().cloned());
+        to_json(&Listing::of(&errors, warnings))
     }
 
     fn levels(&self) -> Levels {
@@ -129,6 +131,8 @@ impl Admin {
             source_errors: self.source.lock().errors.len(),
             leading: *self.leading.borrow(),
             connections: CONNECTIONS_MAX.saturating_sub(self.slots.available_permits()),
+            trust: self.identity.levels(),
+            trust_problems: self.identity.problems().len(),
             objects: self.publisher.with_world(|world| Kind::ALL.map(|kind| world.count(kind))),
             unmeshed_pods: self.publisher.with_world(|world| pods::unmeshed(world).count()),
         }

@@ -3,7 +3,7 @@
 
 mod directory;
 
-use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use anyhow::{Context, Error, Result, anyhow};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
@@ -13,7 +13,6 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     task::{JoinError, JoinSet},
-    time::sleep,
 };
 
 use crate::{
@@ -22,7 +21,12 @@ use crate::{
     cluster::Cluster,
     config::{self, Config},
     grpc::{self, Parts, streams::Streams},
-    identity::Identity,
+    identity::{
+        Identity, OWN_SERVICE_ACCOUNT,
+        keeper::{self, Keeper},
+        secrets::Secrets,
+        store::{self, Store},
+    },
     lease,
     listen::{CONNECTIONS_MAX, Server},
     metrics::Metrics,
@@ -35,11 +39,6 @@ use crate::{
 };
 use directory::{Follower, Minting};
 
-/// Longest time between two looks at certificates: a suspended machine's clock jumps.
-const RENEW_INTERVAL_MAX: Duration = Duration::from_secs(600);
-/// Pause after a renewal that failed, and the shortest between two.
-const RENEW_RETRY: Duration = Duration::from_secs(10);
-
 /// A part that runs for as long as the process, and its name.
 type Part = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
 
@@ -49,6 +48,10 @@ struct Source {
     reviewer: Tokens,
     /// Whether this replica is the one that may write.
     leading: watch::Receiver<bool>,
+    /// Where the trust root is kept.
+    store: Store,
+    /// Where the webhook is registered, and the DNS name that its certificate is for.
+    webhook: Option<(Cluster, String)>,
 }
 
 /// A controller that listens but does not serve yet.
@@ -69,15 +72,29 @@ impl App {
     pub async fn start(config: Config) -> Result<Self> {
         let grpc = listen(config.grpc_addr, config::GRPC_ADDR)?;
         let admin_listener = listen(config.admin_addr, config::ADMIN_ADDR)?;
-        let identity = Arc::new(identity(&config)?);
         let publisher = Arc::new(Publisher::new(config.trust_domain.clone()));
-        publisher.trust(&identity.bundle());
         let (metrics, streams) = (Arc::new(Metrics::default()), Arc::new(Streams::new(random()?)));
         let status = Arc::new(Mutex::new(SourceStatus::default()));
-        let source = match config.source {
+        let mut source = match config.source {
             config::Source::Directory(config) => from_directory(config, &publisher, &status)?,
             config::Source::Kubernetes(config) => from_cluster(&config, &publisher, &status).await?,
         };
+        let (injector, webhook_name) = source.webhook.unzip();
+        let (lifetime, place) = (config.leaf_lifetime.as_secs(), source.store.place());
+        let identity = Arc::new(Identity::new(&config.trust_domain, lifetime, place, webhook_name)?);
+        let mut keeper = Keeper {
+            identity: identity.clone(),
+            store: source.store,
+            publisher: publisher.clone(),
+            streams: streams.clone(),
+            leading: source.leading.clone(),
+            injector,
+            now: clock::unix_now,
+            jitter,
+            done: keeper::Done::default(),
+        };
+        keeper.start().await?;
+        source.parts.push(("the care for trust", Box::pin(keeper.run())));
         let (stop, stopping) = watch::channel(false);
         let service = grpc::server(Parts {
             publisher: publisher.clone(),
@@ -139,8 +156,6 @@ impl App {
         for (name, part) in self.parts {
             background.spawn(named(name, part));
         }
-        let renewal = renew(self.server.identity.clone(), self.admin.publisher.clone());
-        background.spawn(named("the renewal of certificates", renewal));
         let admin = self.admin;
         let admin = serve(self.admin_listener, move |request| admin.answer(request));
         background.spawn(named("the admin port", admin));
@@ -159,30 +174,13 @@ impl App {
     }
 }
 
-/// The trust root, and our own certificate if there can be one.
-fn identity(config: &Config) -> Result<Identity> {
-    let state_dir = match &config.source {
-        config::Source::Directory(directory) => &directory.state_dir,
-        config::Source::Kubernetes(kubernetes) => &kubernetes.state_dir,
-    };
-    let lifetime = config.leaf_lifetime.as_secs();
-    let identity = Identity::open(state_dir, &config.trust_domain, lifetime, clock::unix_now())?;
-    if let Err(error) = identity.renew_if_due(clock::unix_now(), jitter()?) {
-        // With a certificate of our own we can serve; the issuer has half of its life left to be renewed.
-        if identity.tls().is_none() {
-            return Err(error.into());
-        }
-        tracing::error!("{error:#}; trying again");
-    }
-    Ok(identity)
-}
-
 /// Manifests, and tokens that we mint ourselves.
 fn from_directory(
     config: config::Directory,
     publisher: &Arc<Publisher>,
     status: &Arc<Mutex<SourceStatus>>,
 ) -> Result<Source> {
+    let store = Store::Directory(store::Directory::open(&config.state_dir)?);
     let key = Arc::new(mint::load_key(&config.state_dir)?);
     let minter = config.token_dir.map(|dir| Minter::new(dir, key.clone())).transpose()?;
     let follower = Follower {
@@ -196,6 +194,8 @@ fn from_directory(
         reviewer: Tokens::Directory(DirectoryTokens::new(key, publisher.clone())),
         // There is nobody else.
         leading: watch::channel(true).1,
+        store,
+        webhook: None,
     })
 }
 
@@ -212,8 +212,10 @@ async fn from_cluster(
     let election = lease::follow(cluster.clone(), namespace, own, lead, clock::unix_now);
     Ok(Source {
         parts: vec![("the look at the cluster", Box::pin(following)), ("the election", Box::pin(election))],
-        reviewer: Tokens::Kubernetes(ReviewedTokens::new(cluster)),
+        reviewer: Tokens::Kubernetes(ReviewedTokens::new(cluster.clone())),
         leading,
+        store: Store::Secrets(Secrets::new(cluster.clone(), config.namespace.clone())),
+        webhook: Some((cluster, format!("{OWN_SERVICE_ACCOUNT}.{}.svc", config.namespace))),
     })
 }
 
@@ -237,26 +239,9 @@ fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener> {
     Ok(listener)
 }
 
-/// Keeps issuer and own certificate fresh.
-async fn renew(identity: Arc<Identity>, publisher: Arc<Publisher>) {
-    loop {
-        let now = clock::unix_now();
-        let outcome = jitter().and_then(|jitter| Ok(identity.renew_if_due(now, jitter)?));
-        let pause = match outcome {
-            Ok(next) => Duration::from_secs(next.saturating_sub(now)).clamp(RENEW_RETRY, RENEW_INTERVAL_MAX),
-            Err(error) => {
-                tracing::error!("cannot renew: {error:#}; what is there stays in use, trying again");
-                RENEW_RETRY
-            }
-        };
-        publisher.trust(&identity.bundle());
-        sleep(pause).await;
-    }
-}
-
-/// From 0 to 1, at random.
-fn jitter() -> Result<f64> {
-    Ok(random()? as f64 / u64::MAX as f64)
+/// From 0 to 1, at random; the middle if the system gives nothing random.
+fn jitter() -> f64 {
+    random().map_or(0.5, |random| random as f64 / u64::MAX as f64)
 }
 
 fn random() -> Result<u64> {

@@ -190,3 +190,11 @@ fn chain(error: &(dyn Error + 'static)) -> String {
     }
     format!("cannot reach the API server: {}", quoted(&text))
 }
+
+#[cfg(test)]
+impl Cluster {
+    /// One whose API server is somewhere in this process.
+    pub(crate) fn of(client: Client) -> Self {
+        Self(client)
+    }
+}

@@ -64,8 +64,6 @@ pub struct Kubernetes {
     pub namespace: String,
     /// `LACEWING_POD_NAME`: who the controller is among its replicas.
     pub pod_name: String,
-    /// `LACEWING_STATE_DIR`: the trust root lives there.
-    pub state_dir: PathBuf,
 }
 
 impl Config {
@@ -104,12 +102,10 @@ fn source(settings: &mut Settings<'_>) -> Option<Source> {
         let namespace = settings.get("LACEWING_NAMESPACE", OWN_NAMESPACE, text);
         let what = "the controller's pod (fieldRef metadata.name); outside a cluster set LACEWING_MANIFESTS instead";
         let pod_name = settings.required("LACEWING_POD_NAME", what, text);
-        let state_dir = settings.get("LACEWING_STATE_DIR", "/tmp/lacewing", parsed);
         return Some(Source::Kubernetes(Kubernetes {
             kubeconfig: kubeconfig?,
             namespace: namespace?,
             pod_name: pod_name?,
-            state_dir: state_dir?,
         }));
     };
     let state_dir = settings.required("LACEWING_STATE_DIR", "a private directory for the trust root", parsed);

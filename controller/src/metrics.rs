@@ -4,11 +4,14 @@
 use std::fmt::Write;
 
 use lacewing_crds::Kind;
+use lacewing_identity::authority::rotation::Phase;
 use prometheus_client::{
     encoding::{EncodeLabelSet, LabelSetEncoder, text::encode},
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+
+use crate::identity;
 
 /// How a `Certify` call ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +69,9 @@ pub struct Levels {
     pub unmeshed_pods: usize,
     pub leading: bool,
     pub connections: usize,
+    /// Nothing before the trust root was read.
+    pub trust: Option<identity::Levels>,
+    pub trust_problems: usize,
     /// In the order of [`Kind::ALL`].
     pub objects: [usize; 4],
 }
@@ -81,6 +87,10 @@ pub struct Metrics {
     source_errors: Gauge,
     unmeshed_pods: Gauge,
     leading: Gauge,
+    trust_problems: Gauge,
+    issuer_not_after: Gauge,
+    root_not_after: Gauge,
+    rotation_phase: Family<Word, Gauge>,
     objects: Family<Word, Gauge>,
 }
 
@@ -96,6 +106,10 @@ impl Default for Metrics {
             source_errors: Gauge::default(),
             unmeshed_pods: Gauge::default(),
             leading: Gauge::default(),
+            trust_problems: Gauge::default(),
+            issuer_not_after: Gauge::default(),
+            root_not_after: Gauge::default(),
+            rotation_phase: Family::default(),
             objects: Family::default(),
         };
         // Every series starts at zero, so that a rate over the first event is right.
@@ -123,6 +137,26 @@ impl Default for Metrics {
             metrics.unmeshed_pods.clone(),
         );
         registry.register("leading", "1 where this replica is the one that writes", metrics.leading.clone());
+        registry.register(
+            "trust_problems",
+            "What is wrong with the trust root or the controller's certificates; see /errors",
+            metrics.trust_problems.clone(),
+        );
+        registry.register(
+            "trust_issuer_not_after_seconds",
+            "End of the issuer that signs, in unix seconds",
+            metrics.issuer_not_after.clone(),
+        );
+        registry.register(
+            "trust_root_not_after_seconds",
+            "End of the root above it, in unix seconds",
+            metrics.root_not_after.clone(),
+        );
+        registry.register(
+            "trust_rotation_phase",
+            "1 for how far the change of the root is",
+            metrics.rotation_phase.clone(),
+        );
         registry.register("world_objects", "Objects in memory by kind", metrics.objects.clone());
         metrics
     }
@@ -146,6 +180,15 @@ impl Metrics {
         set(&self.source_errors, levels.source_errors);
         set(&self.unmeshed_pods, levels.unmeshed_pods);
         set(&self.leading, levels.leading.into());
+        set(&self.trust_problems, levels.trust_problems);
+        if let Some(trust) = levels.trust {
+            self.issuer_not_after.set(trust.issuer_not_after.cast_signed());
+            self.root_not_after.set(trust.root_not_after.cast_signed());
+        }
+        for phase in Phase::ALL {
+            let is_it = levels.trust.is_some_and(|trust| trust.phase == phase);
+            set(&self.rotation_phase.get_or_create_owned(&word("phase", phase.label())), is_it.into());
+        }
         for (kind, count) in Kind::ALL.into_iter().zip(levels.objects) {
             set(&self.objects.get_or_create_owned(&word("kind", kind.as_str())), count);
         }
@@ -179,6 +222,8 @@ mod tests {
             "lacewing_controller_source_errors 0",
             "lacewing_controller_unmeshed_pods 0",
             "lacewing_controller_leading 0",
+            "lacewing_controller_trust_problems 0",
+            "lacewing_controller_trust_rotation_phase{phase=\"publishing\"} 0",
             "lacewing_controller_world_objects{kind=\"EndpointSlice\"} 4",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in:\n{text}");

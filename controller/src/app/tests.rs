@@ -4,7 +4,7 @@
 mod life;
 mod serving;
 
-use std::{fs, future::pending, path::Path, task};
+use std::{fs, future::pending, path::Path, task, time::Duration};
 
 use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};

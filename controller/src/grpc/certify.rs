@@ -66,11 +66,11 @@ impl<R: TokenReviewer> Certifier<R> {
                 format!("Pod {pod} asks for certificates too often: at most {RATE_PER_SECOND} a second after {BURST}");
             return Err((CertifyResult::Throttled, Status::resource_exhausted(why)));
         }
-        let issued = self.identity.issue(&request.csr, &id, now).map_err(|error| not_issued(&id, &error))?;
+        let (issued, bundle) = self.identity.issue(&request.csr, &id, now).map_err(|error| not_issued(&id, &error))?;
         tracing::debug!(%id, pod = %caller.pod, not_after = issued.not_after, "issued a certificate");
         Ok(CertifyResponse {
             chain: issued.chain,
-            trust_bundle: self.identity.bundle().certificates().iter().map(|root| root.to_vec()).collect(),
+            trust_bundle: bundle.certificates().iter().map(|root| root.to_vec()).collect(),
             not_before: issued.not_before.cast_signed(),
             not_after: issued.not_after.cast_signed(),
         })

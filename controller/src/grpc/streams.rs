@@ -68,6 +68,12 @@ impl Streams {
         (open.len(), keys.sum())
     }
 
+    /// Whether every proxy that follows the trust bundle here acts on the one of this moment.
+    pub fn have_applied_trust(&self) -> bool {
+        let open: Vec<_> = self.open.lock().values().filter_map(Weak::upgrade).collect();
+        open.iter().all(|subscriptions| subscriptions.lock().has_applied_trust())
+    }
+
     /// Every stream, in the order in which they were opened.
     pub fn view(&self) -> Vec<StreamView> {
         let open: Vec<_> = self.open.lock().values().filter_map(Weak::upgrade).collect();

@@ -106,6 +106,12 @@ impl Subscriptions {
         self.followed.len()
     }
 
+    /// Whether the proxy acts on the trust bundle of this moment. One that does not follow it is not waited for.
+    pub fn has_applied_trust(&self) -> bool {
+        let trust = self.numbers.get(&Key::Trust).and_then(|number| self.followed.get(number));
+        trust.is_none_or(|trust| trust.sent == trust.followed.answer() && trust.applied_version == trust.sent_version)
+    }
+
     /// What is followed, in the order of the keys.
     pub fn view(&self) -> Vec<View> {
         let mut followed: Vec<_> = self.followed.values().collect();

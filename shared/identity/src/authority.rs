@@ -341,8 +341,8 @@ fn at(now: u64) -> UnixTime {
     UnixTime::since_unix_epoch(std::time::Duration::from_secs(now))
 }
 
-/// A time for people.
-fn date(unix_s: u64) -> String {
+/// A time (unix seconds) for people.
+pub fn date(unix_s: u64) -> String {
     let date = i64::try_from(unix_s).ok().and_then(|unix_s| OffsetDateTime::from_unix_timestamp(unix_s).ok());
     date.map_or_else(
         || "a time beyond all calendars".to_owned(),
