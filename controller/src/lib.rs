@@ -30,6 +30,7 @@ pub mod publish;
 pub mod selection;
 pub mod source;
 pub mod tokens;
+pub mod webhook;
 pub mod world;
 
 use std::process::ExitCode;
