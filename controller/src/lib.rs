@@ -31,6 +31,7 @@ pub mod selection;
 pub mod source;
 pub mod tokens;
 pub mod topics;
+pub mod webhook;
 pub mod world;
 
 use std::process::ExitCode;

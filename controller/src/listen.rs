@@ -157,7 +157,7 @@ impl<R: TokenReviewer> Server<R> {
 }
 
 /// Resolves once the controller stops, or is gone.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
+pub async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stopping| *stopping).await);
 }
 

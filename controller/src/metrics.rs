@@ -41,6 +41,29 @@ impl CertifyResult {
     }
 }
 
+/// How a question to the webhook ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Injection {
+    Injected,
+    /// The pod stays as it is: why, in one of `inject`'s own words.
+    Skipped(&'static str),
+    /// The pod must not be created like this.
+    Refused,
+    /// It was no question, or could not be answered.
+    Failed,
+}
+
+impl Injection {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Injected => "injected",
+            Self::Skipped(why) => why,
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// One label with one of our own words.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Word {
@@ -80,6 +103,7 @@ pub struct Levels {
 pub struct Metrics {
     registry: Registry,
     certify: Family<Word, Counter>,
+    injections: Family<Word, Counter>,
     connections_refused: Counter,
     streams: Gauge,
     subscriptions: Gauge,
@@ -99,6 +123,7 @@ impl Default for Metrics {
         let mut metrics = Self {
             registry: Registry::with_prefix("lacewing_controller"),
             certify: Family::default(),
+            injections: Family::default(),
             connections_refused: Counter::default(),
             streams: Gauge::default(),
             subscriptions: Gauge::default(),
@@ -116,8 +141,16 @@ impl Default for Metrics {
         for result in CertifyResult::ALL {
             drop(metrics.certify.get_or_create_owned(&word("result", result.label())));
         }
+        for result in [Injection::Injected, Injection::Refused, Injection::Failed] {
+            drop(metrics.injections.get_or_create_owned(&word("result", result.label())));
+        }
         let registry = &mut metrics.registry;
         registry.register("certify", "Certify calls by how they ended", metrics.certify.clone());
+        registry.register(
+            "injections",
+            "Pods that the webhook was asked about, by what came of it; the other words say why a pod was left as it is",
+            metrics.injections.clone(),
+        );
         registry.register(
             "connections_refused",
             "Connections that ended before a request: limit, handshake",
@@ -167,6 +200,10 @@ impl Metrics {
         self.certify.get_or_create_owned(&word("result", result.label())).inc();
     }
 
+    pub fn injected(&self, result: Injection) {
+        self.injections.get_or_create_owned(&word("result", result.label())).inc();
+    }
+
     pub fn connection_refused(&self) {
         self.connections_refused.inc();
     }
@@ -212,11 +249,14 @@ mod tests {
         let metrics = Metrics::default();
         metrics.certified(CertifyResult::Issued);
         metrics.connection_refused();
+        metrics.injected(Injection::Skipped("host_network"));
         let text = metrics.render(&Levels { streams: 2, subscriptions: 7, objects: [1, 2, 3, 4], ..Levels::default() });
         for line in [
             "lacewing_controller_certify_total{result=\"issued\"} 1",
             "lacewing_controller_certify_total{result=\"bad_token\"} 0",
             "lacewing_controller_connections_refused_total 1",
+            "lacewing_controller_injections_total{result=\"host_network\"} 1",
+            "lacewing_controller_injections_total{result=\"refused\"} 0",
             "lacewing_controller_streams 2",
             "lacewing_controller_subscriptions 7",
             "lacewing_controller_source_errors 0",

@@ -17,9 +17,6 @@ use serde_json::json;
 use super::{Surroundings, edit::Edit};
 use crate::nearest::nearest;
 
-/// Effective value on every injected pod, since the controller reads there which ports bypass the proxy.
-const WRITTEN: &str = "config.lacewing.dev/skip-inbound-ports";
-
 /// What the chart's `proxy` values say: defaults for every pod.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -82,7 +79,7 @@ pub struct Effective<'a> {
     /// In the order of the table.
     values: Vec<(&'static Setting, &'a str)>,
     defaults: &'a ProxySettings,
-    /// The value of [`WRITTEN`] is not on the pod itself.
+    /// The ports that clients reach without the proxy are not written on the pod itself.
     inherited: bool,
 }
 
@@ -110,7 +107,8 @@ pub fn effective<'a>(
         let value = annotated.or_else(|| defaults.annotations.get(setting.suffix()))?;
         Some((setting, value.as_str()))
     });
-    let effective = Effective { values: values.collect(), defaults, inherited: own(WRITTEN).is_none() };
+    let effective =
+        Effective { values: values.collect(), defaults, inherited: own(labels::SKIP_INBOUND_PORTS).is_none() };
     wrong.extend(effective.too_many_workers());
     if wrong.is_empty() { Ok(effective) } else { Err(wrong.join("; ")) }
 }
@@ -189,9 +187,9 @@ impl Effective<'_> {
     /// # Errors
     /// The pod has not the shape in which it was read.
     pub fn note(&self, edit: &mut Edit) -> Result<(), String> {
-        match self.values.iter().find(|(setting, _)| setting.key == WRITTEN) {
+        match self.values.iter().find(|(setting, _)| setting.key == labels::SKIP_INBOUND_PORTS) {
             Some((_, value)) if self.inherited => {
-                edit.add_below(&["metadata", "annotations", WRITTEN], json!({}), value)
+                edit.add_below(&["metadata", "annotations", labels::SKIP_INBOUND_PORTS], json!({}), value)
             }
             _ => Ok(()),
         }

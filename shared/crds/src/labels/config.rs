@@ -7,7 +7,11 @@
 
 use std::{fmt, net::IpAddr};
 
-use lacewing_ops::{log, settings};
+use lacewing_ops::{
+    log,
+    ports::{Ports, SKIP_MAX, skip_list},
+    settings,
+};
 
 use super::BadValue;
 
@@ -15,8 +19,6 @@ use super::BadValue;
 pub const PREFIX: &str = "config.lacewing.dev/";
 /// Longest value, in bytes. Several hundred port ranges fit.
 pub const VALUE_MAX: usize = 4_096;
-/// Entries of a list of ports or networks: each becomes a rule in the kernel.
-pub const LIST_MAX: usize = 128;
 /// Most threads that a proxy can be given.
 pub const WORKERS_MAX: usize = 64;
 
@@ -234,34 +236,28 @@ impl Grammar {
     fn accepts(self, value: &str) -> bool {
         match self {
             Self::Inbound => value.parse::<super::InboundMode>().is_ok(),
-            Self::Ports => list(value, port_or_range),
-            Self::Networks => list(value, network),
+            Self::Ports => skip_list::<Ports>(value).is_ok(),
+            Self::Networks => networks(value),
             Self::Cpu => quantity(value, &["", "m"]),
             Self::Memory => quantity(value, &["", "k", "M", "G", "T", "Ki", "Mi", "Gi", "Ti"]),
             Self::Duration => settings::duration(value).is_ok(),
             Self::Switch => settings::switch(value).is_ok(),
             Self::Image => image(value),
             Self::PullPolicy => matches!(value, "Always" | "IfNotPresent" | "Never"),
-            Self::Log => !value.is_empty() && log::check(value).is_ok(),
+            Self::Log => filter(value),
             Self::Workers => number(value).is_some_and(|workers| (1..=WORKERS_MAX as u64).contains(&workers)),
         }
     }
 }
 
-/// One entry at least; blanks around an entry do not count.
-fn list(value: &str, entry: fn(&str) -> bool) -> bool {
-    value.split(',').count() <= LIST_MAX && value.split(',').map(str::trim).all(entry)
+/// None, or some; blanks around an entry do not count.
+fn networks(value: &str) -> bool {
+    value.is_empty() || (value.split(',').count() <= SKIP_MAX && value.split(',').map(str::trim).all(network))
 }
 
 /// Digits and nothing else.
 fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
-}
-
-fn port_or_range(text: &str) -> bool {
-    let port = |text| number(text).filter(|port| (1..=u64::from(u16::MAX)).contains(port));
-    let (first, last) = text.split_once('-').unwrap_or((text, text));
-    matches!((port(first), port(last)), (Some(first), Some(last)) if first <= last)
 }
 
 /// An address and a prefix with nothing set behind it, as the proxy wants it.
@@ -282,6 +278,12 @@ fn quantity(text: &str, units: &[&str]) -> bool {
     let (whole, fraction) = amount.split_once('.').unwrap_or((amount, "0"));
     let digits = |text: &str| !text.is_empty() && text.len() <= 15 && number(text).is_some();
     digits(whole) && digits(fraction) && amount.bytes().any(|byte| matches!(byte, b'1'..=b'9')) && units.contains(&unit)
+}
+
+/// A word alone would be read as the name of a target of which everything is logged: here it must be a level.
+fn filter(text: &str) -> bool {
+    let level = |word: &str| ["off", "error", "warn", "info", "debug", "trace"].contains(&word);
+    text.split(',').all(|part| level(part.trim()) || part.contains('=')) && log::check(text).is_ok()
 }
 
 fn image(text: &str) -> bool {
@@ -344,13 +346,13 @@ mod tests {
             (Grammar::Inbound, vec!["permissive", "strict"], vec!["", "Strict", "all"]),
             (
                 Grammar::Ports,
-                vec!["25", "25, 8000-8100", "1-65535"],
-                vec!["", "0", "25,", "9-8", "http", "65536", "+1"],
+                vec!["", "25", "25, 8000-8100", "1-65535"],
+                vec!["0", "25,", "9-8", "http", "65536", "+1"],
             ),
             (
                 Grammar::Networks,
-                vec!["10.0.0.0/8", "10.1.0.0/16,fd00::/8", "0.0.0.0/0", "10.1.2.3/32", "::/0"],
-                vec!["", "10.0.0.0", "10.1.2.3/8", "10.0.0.0/33", "fd00::1/8", "x/8", "10.0.0.0/+8"],
+                vec!["10.0.0.0/8", "10.1.0.0/16,fd00::/8", "0.0.0.0/0", "10.1.2.3/32", "::/0", ""],
+                vec!["10.0.0.0", "10.0.0.0/8,", "10.1.2.3/8", "10.0.0.0/33", "fd00::1/8", "x/8", "10.0.0.0/+8"],
             ),
             (Grammar::Cpu, vec!["1", "100m", "0.5", "2.25"], vec!["", "0", "-1", "1Gi", "1 ", ".5", "1.", "m", "1e3"]),
             (Grammar::Memory, vec!["32Mi", "1Gi", "1.5Gi", "20M", "1048576"], vec!["", "128m", "1mi", "0Mi", "Mi"]),
@@ -373,7 +375,7 @@ mod tests {
             }
         }
         let many = |count| vec!["7"; count].join(",");
-        assert!(Grammar::Ports.accepts(&many(LIST_MAX)) && !Grammar::Ports.accepts(&many(LIST_MAX + 1)));
+        assert!(Grammar::Ports.accepts(&many(SKIP_MAX)) && !Grammar::Ports.accepts(&many(SKIP_MAX + 1)));
     }
 
     #[test]
