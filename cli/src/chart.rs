@@ -10,6 +10,8 @@ pub mod values;
 
 use std::fmt;
 
+use lacewing_controller::{config::leaf_lifetime, inject::settings::ProxySettings};
+use lacewing_identity::TrustDomain;
 use serde_json::{Value, json};
 
 /// The release's name and namespace: proxies trust the controller by them, so nobody chooses.
@@ -73,7 +75,10 @@ pub fn render(given: Value) -> Result<Rendered, ChartError> {
         serde_json::from_str(SCHEMA).map_err(|e| ChartError::at("values.schema.json", e.line(), e.to_string()))?;
     let mut values = embedded("values.yaml", VALUES)?;
     values::over_defaults(&mut values, given);
-    let wrong = schema::violations(&schema, &values);
+    let mut wrong = schema::violations(&schema, &values);
+    if wrong.is_empty() {
+        wrong = refused_by_controller(&values);
+    }
     if !wrong.is_empty() {
         return Err(ChartError::Values(wrong));
     }
@@ -95,6 +100,15 @@ pub fn render(given: Value) -> Result<Rendered, ChartError> {
     let notes = texts.pop().unwrap_or_default();
     let manifests = texts.iter().map(|text| text.trim()).filter(|text| !text.is_empty());
     Ok(Rendered { manifests: manifests.fold(String::new(), |all, text| all + text + "\n"), notes })
+}
+
+/// What the schema cannot say: the controller reads these texts when it starts, and would refuse to.
+fn refused_by_controller(values: &Value) -> Vec<String> {
+    let text = |name: &str| values[name].as_str().unwrap_or_default().to_owned();
+    let proxy = values["proxy"].to_string().parse::<ProxySettings>().err();
+    let domain = TrustDomain::parse(&text("trustDomain")).err().map(|why| format!("trustDomain: {why}"));
+    let lifetime = leaf_lifetime(&text("leafLifetime")).err().map(|why| format!("leafLifetime: {why}"));
+    [proxy, domain, lifetime].into_iter().flatten().collect()
 }
 
 fn embedded(file: &str, text: &str) -> Result<Value, ChartError> {

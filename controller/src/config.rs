@@ -118,7 +118,11 @@ fn path(text: &str) -> Result<Option<PathBuf>, String> {
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }
 
-fn leaf_lifetime(text: &str) -> Result<Duration, String> {
+/// The value of `LACEWING_LEAF_LIFETIME`.
+///
+/// # Errors
+/// It is no duration from [`LEAF_LIFETIME_MIN`] to [`MAX_LEAF_LIFETIME`].
+pub fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = duration(text)?;
     if lifetime < LEAF_LIFETIME_MIN || lifetime.as_secs() > MAX_LEAF_LIFETIME {
         return Err(format!(

@@ -3,6 +3,7 @@
 
 mod bad_input;
 mod bench;
+mod charts;
 mod clients;
 mod demo;
 mod faults;

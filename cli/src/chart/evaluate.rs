@@ -42,7 +42,6 @@ pub fn render(file: &str, nodes: &[Node], dot: &Value, defined: &Defined) -> Res
     Ok(out)
 }
 
-#[derive(Clone)]
 struct Scope<'a> {
     file: &'a str,
     dot: &'a Value,
@@ -170,8 +169,8 @@ impl<'a> Scope<'a> {
             return Err(self.error(line, format!("{name:?} includes itself")));
         }
         let mut out = String::new();
-        let inner = Scope { file, dot, defined: self.defined, variables: Vec::new(), depth: self.depth + 1 };
-        { inner }.nodes(body, &mut out)?;
+        let mut inner = Scope { file, dot, defined: self.defined, variables: Vec::new(), depth: self.depth + 1 };
+        inner.nodes(body, &mut out)?;
         Ok(out)
     }
 }

@@ -14,13 +14,14 @@ use k8s_openapi::{
     serde::de::DeserializeOwned,
 };
 
+use lacewing_crds::labels::config;
+
 use super::*;
 
 /// The most that the controller may write: API group, resource, verb, and the only names if names can limit it.
 const WRITES: &[(&str, &str, &str, &[&str])] = &[
     ("authentication.k8s.io", "tokenreviews", "create", &[]),
     ("", "events", "create", &[]),
-    ("", "events", "patch", &[]),
     ("admissionregistration.k8s.io", "mutatingwebhookconfigurations", "patch", &["lacewing-injector"]),
     ("", "secrets", "create", &[]),
     ("", "secrets", "update", &["lacewing-root", "lacewing-previous-roots"]),
@@ -247,7 +248,7 @@ fn the_webhook_is_gentle_by_default() {
 
 #[test]
 fn what_the_controller_reads_survives_the_way() {
-    let annotations = json!({ "skip-outbound-ports": "25,<&>\"'\\ é{{}}" });
+    let annotations = json!({ "skip-outbound-ports": "25,8000-8100", "proxy-log-level": "warn" });
     let objects = objects(json!({ "proxy": { "annotations": annotations, "resources": { "limits": { "cpu": 1 } } } }));
     let env = &of_kind(&objects, "Deployment")[0]["spec"]["template"]["spec"]["containers"][0]["env"];
     let text =
@@ -255,7 +256,8 @@ fn what_the_controller_reads_survives_the_way() {
     let read: Value = serde_json::from_str(text["value"].as_str().expect("a text")).expect("JSON");
     let image = format!("ghcr.io/lacewing/proxy:{}", env!("CARGO_PKG_VERSION"));
     let expected = json!({
-        "image": image, "imagePullPolicy": "IfNotPresent", "annotations": annotations, "resources": { "limits": { "cpu": 1 } },
+        "image": image, "imagePullPolicy": "IfNotPresent", "annotations": annotations,
+        "resources": { "requests": { "cpu": "10m", "memory": "16Mi" }, "limits": { "cpu": 1, "memory": "250Mi" } },
     });
     assert_eq!(read, expected);
 }
@@ -274,6 +276,32 @@ fn bad_values_are_all_told() {
         assert!(found.iter().any(|what| what.starts_with(part) && what.contains(meant)), "{part}: {found:?}");
     }
     assert_eq!(found.len(), 4, "{found:?}");
+}
+
+#[test]
+fn what_the_controller_would_refuse_is_refused_at_once() {
+    for (given, part) in [
+        (json!({ "leafLifetime": "1m" }), "leafLifetime: a certificate lives from 120s to 720h"),
+        (json!({ "leafLifetime": "soon" }), "leafLifetime: "),
+        (json!({ "trustDomain": "Cluster.Local" }), "trustDomain: "),
+        (json!({ "proxy": { "annotations": { "skip-inbound-ports": "many" } } }), "skip-inbound-ports"),
+        (json!({ "proxy": { "image": "a b" } }), "proxy-image"),
+    ] {
+        match render(given) {
+            Err(ChartError::Values(found)) => assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}"),
+            other => panic!("{part}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn the_schema_has_the_settings_of_the_table() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
+    let there = &schema["properties"]["proxy"]["properties"]["annotations"]["properties"];
+    let there: BTreeSet<&str> = there.as_object().expect("a map").keys().map(String::as_str).collect();
+    // What is policy belongs to Namespaces and pods: it has no default for all.
+    let settings = config::SETTINGS.iter().filter(|setting| setting.becomes != config::Becomes::Policy);
+    assert_eq!(there, settings.map(config::Setting::suffix).collect());
 }
 
 /// Every map in a schema says what else may be in it.
@@ -299,4 +327,45 @@ fn the_schema_knows_every_value_and_no_other() {
     for part in ["controller", "injector", "proxy", "podMonitor"] {
         assert_eq!(names(&values[part]), names(&schema["properties"][part]["properties"]), "{part}");
     }
+}
+
+/// The rows of the table in docs/install.md: each value that has a `# --` comment, its default, and the comment.
+fn table() -> Vec<String> {
+    let values = embedded("values.yaml", VALUES).expect("values");
+    let (mut rows, mut parents, mut words) = (Vec::new(), Vec::<&str>::new(), Vec::<&str>::new());
+    for line in VALUES.lines() {
+        let text = line.trim_start();
+        if let Some(first) = text.strip_prefix("# -- ") {
+            words = vec![first];
+        } else if let Some(more) = text.strip_prefix("# ").filter(|_| !words.is_empty()) {
+            words.push(more);
+        } else if let Some((key, _)) = text.split_once(':') {
+            parents.truncate((line.len() - text.len()) / 2);
+            parents.push(key);
+            if !words.is_empty() {
+                let default = values.pointer(&format!("/{}", parents.join("/"))).expect("a value");
+                rows.push(format!("| `{}` | `{default}` | {} |", parents.join("."), words.join(" ")));
+                words.clear();
+            }
+        }
+    }
+    rows
+}
+
+#[test]
+fn the_page_for_users_lists_every_value() {
+    let page = fs::read_to_string(folder().join("../../docs/install.md")).expect("docs/install.md");
+    let there: Vec<&str> = page.lines().filter(|line| line.starts_with("| `")).collect();
+    let table = table();
+    assert_eq!(there, table, "docs/install.md needs this table:\n{}", table.join("\n"));
+    let leaves = |map: &Value| map.as_object().map_or(1, serde_json::Map::len);
+    let values = embedded("values.yaml", VALUES).expect("values");
+    let parts = ["controller", "injector", "proxy", "podMonitor"];
+    let all: usize = values
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(key, map)| if parts.contains(&key.as_str()) { leaves(map) } else { 1 })
+        .sum();
+    assert_eq!(table.len(), all, "a value without a `# --` comment");
 }

@@ -161,11 +161,11 @@ fn assign(root: &mut Value, path: &[Step], value: Value) -> Result<(), String> {
                 &mut place[key.as_str()]
             }
             (Step::Key(key), Value::Object(map)) => map.entry(key.clone()).or_insert(Value::Null),
-            (Step::Index(index), place @ (Value::Null | Value::Array(_))) => {
-                if place.is_null() {
-                    *place = Value::Array(Vec::new());
-                }
-                let Value::Array(list) = place else { return Err("this cannot be".to_owned()) };
+            (Step::Index(index), place @ Value::Null) => {
+                *place = Value::Array(vec![Value::Null; index + 1]);
+                &mut place[*index]
+            }
+            (Step::Index(index), Value::Array(list)) => {
                 if list.len() <= *index {
                     list.resize(index + 1, Value::Null);
                 }
