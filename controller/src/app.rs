@@ -20,6 +20,7 @@ use crate::{
     clock,
     cluster::Cluster,
     config::{self, Config},
+    events::{self, Events},
     grpc::{self, Parts, streams::Streams},
     identity::{
         Identity, OWN_SERVICE_ACCOUNT,
@@ -27,6 +28,7 @@ use crate::{
         secrets::Secrets,
         store::{self, Store},
     },
+    inject::{Mesh, settings::ProxySettings},
     lease,
     listen::{CONNECTIONS_MAX, Server},
     metrics::Metrics,
@@ -36,6 +38,7 @@ use crate::{
         DirectoryTokens, ReviewedTokens, Tokens,
         mint::{self, Minter},
     },
+    webhook::Webhook,
 };
 use directory::{Follower, Minting};
 
@@ -52,6 +55,15 @@ struct Source {
     store: Store,
     /// Where the webhook is registered, and the DNS name that its certificate is for.
     webhook: Option<(Cluster, String)>,
+    injection: Option<Injection>,
+}
+
+/// What the webhook's port is made of.
+struct Injection {
+    port: TcpListener,
+    settings: ProxySettings,
+    namespace: String,
+    events: Events,
 }
 
 /// A controller that listens but does not serve yet.
@@ -60,6 +72,7 @@ pub struct App {
     admin_listener: TcpListener,
     server: Server<Tokens>,
     admin: Admin,
+    webhook: Option<(TcpListener, Webhook)>,
     parts: Vec<Part>,
     stop: watch::Sender<bool>,
 }
@@ -96,6 +109,8 @@ impl App {
         keeper.start().await?;
         source.parts.push(("the care for trust", Box::pin(keeper.run())));
         let (stop, stopping) = watch::channel(false);
+        let shared = (&publisher, &identity, &metrics);
+        let webhook = source.injection.map(|injection| injection.webhook(shared, stopping.clone()));
         let service = grpc::server(Parts {
             publisher: publisher.clone(),
             identity: identity.clone(),
@@ -116,6 +131,7 @@ impl App {
                 slots: slots.clone(),
                 stopping,
             },
+            webhook,
             parts: source.parts,
             admin: Admin {
                 publisher,
@@ -161,6 +177,9 @@ impl App {
         background.spawn(named("the admin port", admin));
         let mut serving = JoinSet::new();
         serving.spawn(named("the gRPC port", self.server.serve(self.grpc)));
+        if let Some((port, webhook)) = self.webhook {
+            serving.spawn(named("the webhook's port", webhook.serve(port)));
+        }
         let outcome = tokio::select! {
             outcome = stop => outcome,
             Some(ended) = background.join_next() => Err(ended_early(ended)),
@@ -196,6 +215,7 @@ fn from_directory(
         leading: watch::channel(true).1,
         store,
         webhook: None,
+        injection: None,
     })
 }
 
@@ -210,13 +230,47 @@ async fn from_cluster(
     let following = kubernetes::follow(cluster.clone(), publisher.clone(), status.clone());
     let (namespace, own) = (config.namespace.clone(), config.pod_name.clone());
     let election = lease::follow(cluster.clone(), namespace, own, lead, clock::unix_now);
+    let (events, queue) = events::queue();
+    let telling = events::follow(cluster.clone(), queue, config.pod_name.clone(), clock::unix_now);
+    let port = listen(config.webhook_addr, config::WEBHOOK_ADDR)?;
+    let (settings, namespace) = (config.proxy.clone(), config.namespace.clone());
     Ok(Source {
-        parts: vec![("the look at the cluster", Box::pin(following)), ("the election", Box::pin(election))],
+        parts: vec![
+            ("the look at the cluster", Box::pin(following)),
+            ("the election", Box::pin(election)),
+            ("the writing of Events", Box::pin(telling)),
+        ],
+        injection: Some(Injection { port, settings, namespace, events }),
         reviewer: Tokens::Kubernetes(ReviewedTokens::new(cluster.clone())),
         leading,
         store: Store::Secrets(Secrets::new(cluster.clone(), config.namespace.clone())),
         webhook: Some((cluster, format!("{OWN_SERVICE_ACCOUNT}.{}.svc", config.namespace))),
     })
+}
+
+impl Injection {
+    fn webhook(
+        self,
+        (publisher, identity, metrics): (&Arc<Publisher>, &Arc<Identity>, &Arc<Metrics>),
+        stopping: watch::Receiver<bool>,
+    ) -> (TcpListener, Webhook) {
+        let Self { port, settings, namespace, events } = self;
+        let (for_tls, for_pods) = (identity.clone(), identity.clone());
+        let trust_domain = publisher.trust_domain().to_string();
+        let mesh = move || {
+            let (settings, namespace, trust_domain) = (settings.clone(), namespace.clone(), trust_domain.clone());
+            Some(Mesh { settings, bundle: for_pods.bundle()?.to_pem(), trust_domain, namespace })
+        };
+        let webhook = Webhook {
+            publisher: publisher.clone(),
+            tls: Box::new(move || for_tls.webhook_tls()),
+            mesh: Box::new(mesh),
+            report: Box::new(move |about, message| events.note(about, "InjectionSkipped", message)),
+            metrics: metrics.clone(),
+            stopping,
+        };
+        (port, webhook)
+    }
 }
 
 /// Runs a part of the controller, and says which it was when it has ended.

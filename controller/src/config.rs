@@ -9,7 +9,7 @@ use lacewing_ops::{
     settings::{Settings, SettingsError, duration, parsed, switch, text},
 };
 
-use crate::identity::OWN_NAMESPACE;
+use crate::{identity::OWN_NAMESPACE, inject::settings::ProxySettings};
 
 /// Shortest life of a certificate: renewal at half of it must not become the main occupation.
 pub const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(120);
@@ -17,6 +17,7 @@ pub const LEAF_LIFETIME_MIN: Duration = Duration::from_secs(120);
 /// The settings that name a listening address, for errors about it.
 pub const GRPC_ADDR: &str = "LACEWING_GRPC_ADDR";
 pub const ADMIN_ADDR: &str = "LACEWING_ADMIN_ADDR";
+pub const WEBHOOK_ADDR: &str = "LACEWING_WEBHOOK_ADDR";
 
 /// Every setting, checked.
 #[derive(Debug, Clone)]
@@ -64,6 +65,10 @@ pub struct Kubernetes {
     pub namespace: String,
     /// `LACEWING_POD_NAME`: who the controller is among its replicas.
     pub pod_name: String,
+    /// `LACEWING_WEBHOOK_ADDR` (`0.0.0.0:8443`): where the API server asks about new pods.
+    pub webhook_addr: SocketAddr,
+    /// `LACEWING_PROXY`: what injected proxies get, as JSON.
+    pub proxy: ProxySettings,
 }
 
 impl Config {
@@ -102,15 +107,24 @@ fn source(settings: &mut Settings<'_>) -> Option<Source> {
         let namespace = settings.get("LACEWING_NAMESPACE", OWN_NAMESPACE, text);
         let what = "the controller's pod (fieldRef metadata.name); outside a cluster set LACEWING_MANIFESTS instead";
         let pod_name = settings.required("LACEWING_POD_NAME", what, text);
+        let webhook_addr = settings.get(WEBHOOK_ADDR, "0.0.0.0:8443", parsed);
+        let proxy = settings.get("LACEWING_PROXY", "", proxy);
         return Some(Source::Kubernetes(Kubernetes {
             kubeconfig: kubeconfig?,
             namespace: namespace?,
             pod_name: pod_name?,
+            webhook_addr: webhook_addr?,
+            proxy: proxy?,
         }));
     };
     let state_dir = settings.required("LACEWING_STATE_DIR", "a private directory for the trust root", parsed);
     let token_dir = settings.get("LACEWING_TOKEN_DIR", "", path);
     Some(Source::Directory(Directory { manifests, state_dir: state_dir?, token_dir: token_dir? }))
+}
+
+/// What the chart says about proxies; the defaults for the empty text.
+fn proxy(json: &str) -> Result<ProxySettings, String> {
+    if json.is_empty() { Ok(ProxySettings::default()) } else { json.parse() }
 }
 
 /// A path; none for the empty text.

@@ -24,7 +24,8 @@ use tokio::{
 use tokio_rustls::TlsAcceptor;
 
 use crate::{
-    inject::{self, Mesh, Outcome, Skip, Surroundings},
+    events::ObjectRef,
+    inject::{self, Mesh, Outcome, Surroundings},
     listen::{DRAIN_TIMEOUT, HANDSHAKE_TIMEOUT, stopped},
     metrics::{Injection, Metrics},
     publish::Publisher,
@@ -48,16 +49,16 @@ const NAMESPACE_LOOK: Duration = Duration::from_millis(50);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 type Answer = Response<Full<Bytes>>;
-/// What becomes known to people: the pod's namespace and metadata, and why it got no proxy though somebody asked for one.
-pub type Report = dyn Fn(&str, &ObjectMeta, &Skip) + Send + Sync;
+/// Makes known to people, about this object, why a pod got no proxy though somebody asked for one.
+pub type Report = dyn Fn(ObjectRef, String) + Send + Sync;
 
 /// What the port works with.
 pub struct Webhook {
     pub publisher: Arc<Publisher>,
     /// The certificate of this moment; none until the trust root was read.
     pub tls: Box<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>,
-    /// What pods of this moment get.
-    pub mesh: Box<dyn Fn() -> Mesh + Send + Sync>,
+    /// What pods of this moment get; none as above.
+    pub mesh: Box<dyn Fn() -> Option<Mesh> + Send + Sync>,
     pub report: Box<Report>,
     pub metrics: Arc<Metrics>,
     pub stopping: watch::Receiver<bool>,
@@ -154,8 +155,11 @@ impl Webhook {
             let why = format!("the namespace {:?} is not known to this controller yet\n", request.namespace);
             return self.failed(StatusCode::SERVICE_UNAVAILABLE, why);
         };
+        let Some(mesh) = (self.mesh)() else {
+            return self.failed(StatusCode::SERVICE_UNAVAILABLE, "the trust root is not known yet\n".to_owned());
+        };
         let surroundings = Surroundings { annotations: &namespace.annotations, labels: &namespace.labels };
-        let outcome = inject::inject(&request.object, surroundings, &(self.mesh)());
+        let outcome = inject::inject(&request.object, surroundings, &mesh);
         self.note(&request, &outcome);
         let answer = review::answer(&request, &outcome).to_string();
         with_type(StatusCode::OK, "application/json", answer.into())
@@ -176,23 +180,24 @@ impl Webhook {
 
     /// Counts, and says what people should know.
     fn note(&self, request: &review::Request, outcome: &Outcome) {
-        let metadata = request.metadata();
-        let (namespace, name) = (&request.namespace, if metadata.name.is_empty() { "a pod" } else { &metadata.name });
+        let about = request.about();
+        let ObjectRef { namespace, kind, name, .. } = &about;
         match outcome {
             Outcome::Injected(_) => {
                 self.metrics.injected(Injection::Injected);
-                tracing::debug!(?namespace, ?name, "injected");
+                tracing::debug!(?namespace, ?kind, ?name, "injected");
             }
             Outcome::Skipped(skip) => {
                 self.metrics.injected(Injection::Skipped(skip.word()));
                 if skip.is_a_surprise() && !request.dry_run {
-                    tracing::info!(?namespace, ?name, "not injected: {skip}");
-                    (self.report)(namespace, &metadata, skip);
+                    tracing::info!(?namespace, ?kind, ?name, "not injected: {skip}");
+                    let message = format!("the pod gets no proxy: {skip}");
+                    (self.report)(about, message);
                 }
             }
             Outcome::Refused(why) => {
                 self.metrics.injected(Injection::Refused);
-                tracing::info!(?namespace, ?name, "refused: {why}");
+                tracing::info!(?namespace, ?kind, ?name, "refused: {why}");
             }
         }
     }

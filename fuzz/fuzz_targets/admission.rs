@@ -25,7 +25,7 @@ libfuzzer_sys::fuzz_target!(|bytes: &[u8]| {
     let namespace = Surroundings { annotations: &ENABLED, labels: &NO_LABELS };
     let outcome = inject(&request.object, namespace, &MESH);
     assert!(review::answer(&request, &outcome)["response"]["uid"].is_string());
-    let _ = request.metadata();
+    let _ = request.about();
     match outcome {
         Outcome::Injected(injected) => {
             let mut patched = request.object.clone();

@@ -2,12 +2,14 @@
 //! only as far as needed. Pure. What the answer is decides `inject`.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use lacewing_crds::ObjectMeta;
 use lacewing_ops::log::clip;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::inject::{Injected, Outcome};
+use crate::{
+    events::ObjectRef,
+    inject::{Injected, Outcome},
+};
 
 const API_VERSION: &str = "admission.k8s.io/v1";
 const KIND: &str = "AdmissionReview";
@@ -49,9 +51,19 @@ struct Kind {
 }
 
 impl Request {
-    /// The pod's metadata as far as the mesh reads it.
-    pub fn metadata(&self) -> ObjectMeta {
-        ObjectMeta::deserialize(&self.object["metadata"]).unwrap_or_default()
+    /// Where people look for what is said about the pod, which has no name yet where somebody makes many of them: its
+    /// owner, or else itself.
+    pub fn about(&self) -> ObjectRef {
+        let metadata = &self.object["metadata"];
+        let owners = metadata["ownerReferences"].as_array().into_iter().flatten();
+        let owner = owners.clone().find(|owner| owner["controller"] == true).or_else(|| owners.clone().next());
+        let text = |value: &Value| clip(value.as_str().unwrap_or_default()).to_owned();
+        let (api_version, kind, name, uid) = match owner {
+            Some(owner) => (text(&owner["apiVersion"]), text(&owner["kind"]), &owner["name"], text(&owner["uid"])),
+            None => ("v1".to_owned(), "Pod".to_owned(), &metadata["name"], String::new()),
+        };
+        let name = if name.is_string() { text(name) } else { text(&metadata["generateName"]) };
+        ObjectRef { api_version, kind, namespace: self.namespace.clone(), name, uid }
     }
 }
 

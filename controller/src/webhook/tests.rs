@@ -24,8 +24,8 @@ kind: Namespace
 metadata: {name: plain}
 ";
 
-/// What was reported: namespace, owner, and why.
-type Reports = Arc<Mutex<Vec<(String, String, String)>>>;
+/// What was reported, about what.
+type Reports = Arc<Mutex<Vec<(ObjectRef, String)>>>;
 
 struct Running {
     address: SocketAddr,
@@ -53,18 +53,17 @@ async fn start(yaml: &str) -> Running {
             let config = config.unwrap();
             Box::new(move || Some(config.clone()))
         },
-        mesh: Box::new(|| Mesh {
-            settings: ProxySettings::default(),
-            bundle: "ROOTS".to_owned(),
-            trust_domain: "cluster.local".to_owned(),
-            namespace: "lacewing".to_owned(),
+        mesh: Box::new(|| {
+            Some(Mesh {
+                settings: ProxySettings::default(),
+                bundle: "ROOTS".to_owned(),
+                trust_domain: "cluster.local".to_owned(),
+                namespace: "lacewing".to_owned(),
+            })
         }),
         report: {
             let reports = reports.clone();
-            Box::new(move |namespace, metadata, skip| {
-                let owner = metadata.controller().map_or_else(String::new, |owner| owner.name.clone());
-                reports.lock().unwrap().push((namespace.to_owned(), owner, skip.to_string()));
-            })
+            Box::new(move |about, why| reports.lock().unwrap().push((about, why)))
         },
         metrics: metrics.clone(),
         stopping,
@@ -147,14 +146,16 @@ async fn who_asked_for_a_proxy_and_gets_none_is_told_but_not_of_a_trial() {
     let mut sender = running.connect().await;
     let mut agent = pod();
     agent["spec"]["hostNetwork"] = json!(true);
-    agent["metadata"]["ownerReferences"] = json!([{"kind": "DaemonSet", "name": "agent", "controller": true}]);
+    agent["metadata"]["ownerReferences"] =
+        json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "7", "controller": true}]);
     let trial = review("shop", agent.clone()).replacen("\"uid\"", "\"dryRun\":true,\"uid\"", 1);
     assert_eq!(response(ask(&mut sender, PATH, trial).await)["allowed"], true);
     assert!(running.reports.lock().unwrap().is_empty());
     assert_eq!(response(ask(&mut sender, PATH, review("shop", agent)).await)["allowed"], true);
     let reports = running.reports.lock().unwrap();
-    let [(namespace, owner, why)] = &reports[..] else { panic!("{reports:?}") };
-    assert_eq!((namespace.as_str(), owner.as_str()), ("shop", "agent"));
+    let [(about, why)] = &reports[..] else { panic!("{reports:?}") };
+    assert_eq!((about.namespace.as_str(), about.kind.as_str(), about.name.as_str()), ("shop", "DaemonSet", "agent"));
+    assert_eq!((about.api_version.as_str(), about.uid.as_str()), ("apps/v1", "7"));
     assert!(why.contains("host network"), "{why}");
 }
 
