@@ -3,6 +3,7 @@
 //! Values are parsed into what they mean here (a window, a selector, a subnet), with the limits that they have, so that
 //! no command sees one that it would have to refuse.
 
+pub mod inject;
 pub mod install;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
@@ -54,6 +55,8 @@ pub enum Command {
     Install(install::Install),
     Upgrade(install::Upgrade),
     Uninstall(install::Uninstall),
+    Inject(inject::Inject),
+    Uninject(inject::Uninject),
     Stat(Stat),
     Top(Top),
     Identity(Identity),

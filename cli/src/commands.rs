@@ -5,6 +5,7 @@
 mod demo;
 mod fault;
 mod identity;
+mod inject;
 mod install;
 mod run;
 mod stat;
@@ -57,6 +58,8 @@ pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
         Command::Install(options) => install::run(&mut context, &options.values)?,
         Command::Upgrade(options) => upgrade::run(&mut context, &options.values)?,
         Command::Uninstall(options) => uninstall::run(&mut context, &options)?,
+        Command::Inject(options) => inject::inject(&mut context, &options)?,
+        Command::Uninject(options) => inject::uninject(&mut context, &options)?,
         Command::Stat(options) => stat::run(&mut context, &options)?,
         Command::Top(options) => top::run(&mut context, &options)?,
         Command::Identity(options) => identity::run(&mut context, &options)?,

@@ -14,6 +14,7 @@ mod failure;
 mod golden;
 mod installed;
 mod live;
+mod manifest;
 mod mesh;
 mod output;
 

@@ -148,7 +148,7 @@ async fn who_asked_for_a_proxy_and_gets_none_is_told_but_not_of_a_trial() {
     agent["spec"]["hostNetwork"] = json!(true);
     agent["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "7", "controller": true}]);
-    let trial = review("shop", agent.clone()).replacen("\"uid\"", "\"dryRun\":true,\"uid\"", 1);
+    let trial = review("shop", agent.clone()).replacen("\"operation\"", "\"dryRun\":true,\"operation\"", 1);
     assert_eq!(response(ask(&mut sender, PATH, trial).await)["allowed"], true);
     assert!(running.reports.lock().unwrap().is_empty());
     assert_eq!(response(ask(&mut sender, PATH, review("shop", agent)).await)["allowed"], true);

@@ -1,0 +1,232 @@
+//! Manifests of every kind go in; what comes out, what is said and the exit code are looked at. Injecting and uninjecting
+//! gives the same objects.
+
+use std::{cell::RefCell, fs, io, path::PathBuf, rc::Rc};
+
+use super::*;
+use crate::{cluster::Flags, demo::state::Layout, demo::state::tests::Scratch, output::Printer};
+
+#[derive(Clone, Default)]
+struct Captured(Rc<RefCell<Vec<u8>>>);
+
+impl io::Write for Captured {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.borrow_mut().write(bytes)
+    }
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Captured {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.borrow().clone()).expect("UTF-8")
+    }
+}
+
+/// What was printed, what was said, and how it failed if it did.
+struct Ran {
+    out: String,
+    said: String,
+    failure: Option<Failure>,
+}
+
+fn run_with(act: impl FnOnce(&mut Context) -> Result<Exit, Failure>) -> Ran {
+    let (out, err) = (Captured::default(), Captured::default());
+    let mut printer = Printer::to(Box::new(out.clone()), Box::new(err.clone()));
+    let layout = Layout::new(Some(PathBuf::from("/nowhere")), |_| None);
+    let mut context = Context { layout, dir_asked: false, flags: Flags::default(), now: 0, printer: &mut printer };
+    let failure = act(&mut context).err();
+    Ran { out: out.text(), said: err.text(), failure }
+}
+
+fn inject_text(text: &str, manual: bool, config: &[(&str, &str)]) -> Ran {
+    let scratch = Scratch::new("inject");
+    let file = scratch.join("in.yaml");
+    fs::write(&file, text).expect("write");
+    let roots = scratch.join("roots.pem");
+    fs::write(&roots, "-----BEGIN CERTIFICATE-----\nAA==\n-----END CERTIFICATE-----\n").expect("write");
+    let config = config.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+    let options = Inject { files: vec![file], config, manual, trust_bundle: manual.then_some(roots) };
+    run_with(|context| inject(context, &options))
+}
+
+fn uninject_text(text: &str) -> Ran {
+    let scratch = Scratch::new("uninject");
+    let file = scratch.join("in.yaml");
+    fs::write(&file, text).expect("write");
+    run_with(|context| uninject(context, &Uninject { files: vec![file] }))
+}
+
+fn values(text: &str) -> Vec<Value> {
+    manifest::parse("text", text).map(|all| all.iter().map(|one| one.root.value()).collect()).expect("YAML")
+}
+
+const WORKLOADS: &str = "\
+# kept, since nothing is done here
+apiVersion: v1
+kind: Service
+metadata: {name: web}   # as it is
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template:
+    spec:
+      containers:
+      - name: web
+        image: nginx
+        ports: [{containerPort: 8080, name: http}]
+        readinessProbe: {tcpSocket: {port: http}}
+      volumes:
+      - name: conf
+        configMap: {name: conf, defaultMode: 0644}
+---
+apiVersion: batch/v1
+kind: CronJob
+metadata: {name: report}
+spec:
+  schedule: '0 * * * *'
+  jobTemplate: {spec: {template: {metadata: {labels: {a: b}}, spec: {restartPolicy: Never, containers: [{name: a, image: a}]}}}}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: one}
+spec: {containers: [{name: a, image: a}]}
+---
+apiVersion: v1
+kind: List
+items:
+- apiVersion: apps/v1
+  kind: StatefulSet
+  metadata: {name: db}
+  spec: {template: {metadata: {annotations: {x: y}}, spec: {containers: [{name: db, image: db}]}}}
+- apiVersion: apps/v1
+  kind: DaemonSet
+  metadata: {name: agent}
+  spec: {template: {spec: {hostNetwork: yes, containers: [{name: a, image: a}]}}}
+";
+
+#[test]
+fn every_kind_is_marked_where_its_pods_are_and_each_object_has_its_line() {
+    let ran = inject_text(WORKLOADS, false, &[("proxy-cpu-limit", "1")]);
+    assert!(ran.failure.is_none(), "{:?}", ran.failure);
+    let said: Vec<&str> = ran.said.lines().collect();
+    assert_eq!(
+        said[..5],
+        [
+            "service \"web\" skipped: it makes no pods",
+            "deployment \"web\" injected",
+            "cronjob \"report\" injected",
+            "pod \"one\" injected",
+            "statefulset \"db\" injected",
+        ]
+    );
+    assert!(said[5].starts_with("daemonset \"agent\" skipped: it is on the host network"), "{}", said[5]);
+    assert!(ran.out.starts_with("# kept, since nothing is done here\napiVersion: v1\n"), "{}", ran.out);
+    assert!(ran.out.contains("metadata: {name: web}   # as it is\n---\n"), "{}", ran.out);
+    assert!(ran.out.contains("defaultMode: 0644\n"), "{}", ran.out);
+    let out = values(&ran.out);
+    let marked = |template: &Value| {
+        let annotations = &template["metadata"]["annotations"];
+        annotations["lacewing.dev/inject"] == "enabled" && annotations["config.lacewing.dev/proxy-cpu-limit"] == "1"
+    };
+    assert!(marked(&out[1]["spec"]["template"]) && marked(&out[2]["spec"]["jobTemplate"]["spec"]["template"]));
+    assert!(marked(&out[3]) && marked(&out[4]["items"][0]["spec"]["template"]));
+    assert!(!marked(&out[4]["items"][1]["spec"]["template"]));
+    let again = inject_text(&ran.out, false, &[("proxy-cpu-limit", "1")]);
+    assert!(again.said.contains("deployment \"web\" skipped: it is marked already"), "{}", again.said);
+    assert_eq!(again.out, ran.out);
+}
+
+#[test]
+fn uninject_gives_back_what_was_injected() {
+    for manual in [false, true] {
+        let injected = inject_text(WORKLOADS, manual, &[("skip-inbound-ports", "25")]);
+        assert!(injected.failure.is_none(), "{:?}", injected.failure);
+        assert_eq!(injected.out.contains("lacewing-proxy"), manual);
+        let back = uninject_text(&injected.out);
+        assert!(back.said.contains("deployment \"web\" uninjected"), "{}", back.said);
+        assert!(back.said.contains("service \"web\" skipped"), "{}", back.said);
+        let mut expected = values(WORKLOADS);
+        // A template without metadata has an empty one then.
+        expected[1]["spec"]["template"]["metadata"] = json!({});
+        let mut found = values(&back.out);
+        for value in [&mut found[1]["spec"]["template"], &mut expected[1]["spec"]["template"]] {
+            value.as_object_mut().map(|map| map.remove("metadata"));
+        }
+        assert_eq!(found, expected, "{manual}");
+    }
+}
+
+#[test]
+fn manual_writes_what_the_webhook_would() {
+    let ran = inject_text(WORKLOADS, true, &[]);
+    let out = values(&ran.out);
+    let spec = &out[1]["spec"]["template"]["spec"];
+    assert_eq!(spec["initContainers"][0]["name"], "lacewing-init");
+    assert_eq!(spec["initContainers"][1]["restartPolicy"], "Always");
+    assert_eq!(spec["containers"][0]["readinessProbe"]["httpGet"]["path"], "/probe/8080?port=http");
+    let again = inject_text(&ran.out, true, &[]);
+    assert!(again.said.contains("deployment \"web\" skipped: it has its proxy already"), "{}", again.said);
+}
+
+#[test]
+fn namespaces_are_annotated_and_forbidding_ones_are_warned_of() {
+    let ran = inject_text("kind: Namespace\napiVersion: v1\nmetadata:\n  name: shop\n", false, &[]);
+    assert_eq!(ran.said, "namespace \"shop\" annotated\n");
+    assert!(ran.out.ends_with("  annotations:\n    lacewing.dev/inject: enabled\n"), "{}", ran.out);
+    let labelled = "kind: Namespace\nmetadata: {name: shop, labels: {pod-security.kubernetes.io/enforce: baseline}}\n";
+    let ran = inject_text(labelled, false, &[]);
+    assert!(ran.said.contains("warning: namespace \"shop\"") && ran.said.contains("baseline"), "{}", ran.said);
+}
+
+#[test]
+fn what_is_wrong_is_said_with_its_place_and_nothing_is_printed() {
+    let pod = |more: &str| format!("kind: Pod\nmetadata: {{name: a{more}}}\nspec: {{containers: [{{name: a}}]}}\n");
+    let good = pod("");
+    for (text, parts) in [
+        (format!("{good}---\nkind: [\n"), vec!["in.yaml:", "nothing was printed"]),
+        (format!("{good}---\nname: x\n"), vec!["in.yaml:4", "`kind` is missing"]),
+        (
+            format!("{good}---\n{}", pod(", annotations: {config.lacewing.dev/proxy-workers: many}")),
+            vec!["in.yaml:4", "pod \"a\"", "proxy-workers", "\"many\"", "from 1 to 64"],
+        ),
+        (
+            pod(", annotations: {lacewing.dev/inject: ingress}")
+                .replace("ingress", "enabled, config.lacewing.dev/opaque-ports: '1'"),
+            vec!["not honoured", "appProtocol"],
+        ),
+        ("kind: Deployment\nmetadata: {name: x}\nspec: {}\n".to_owned(), vec!["spec.template is missing"]),
+    ] {
+        let ran = inject_text(&text, false, &[]);
+        let failure = ran.failure.expect("it fails");
+        assert_eq!(failure.exit(), Exit::Error);
+        let said = failure.to_string();
+        assert!(parts.iter().all(|part| said.contains(part)), "{said}");
+        assert_eq!((ran.out.as_str(), ran.said.as_str()), ("", ""), "nothing half done: {text}");
+    }
+    let usage = inject_text(&good, false, &[("proxy-cpu-limit", "many")]).failure.expect("it fails");
+    assert!(usage.exit() == Exit::Usage && usage.to_string().contains("100m or 0.5"), "{usage}");
+}
+
+#[test]
+fn udp_foreign_sidecars_and_the_wish_to_be_left_alone() {
+    let pod = |spec: &str, annotations: &str| {
+        format!("kind: Pod\nmetadata: {{name: a, annotations: {{{annotations}}}}}\nspec: {{containers: [{spec}]}}\n")
+    };
+    for (text, part) in [
+        (
+            pod("{name: dns, ports: [{containerPort: 53, protocol: UDP}]}", ""),
+            "warning: pod \"a\": UDP port 53 of container \"dns\"",
+        ),
+        (pod("{name: a}, {name: istio-proxy}", ""), "skipped: it has the sidecar of another mesh: istio-proxy"),
+        (pod("{name: a}", "lacewing.dev/inject: disabled"), "skipped: lacewing.dev/inject: disabled"),
+    ] {
+        let ran = inject_text(&text, false, &[]);
+        assert!(ran.failure.is_none() && ran.said.contains(part), "{}", ran.said);
+    }
+    let kept = uninject_text(&pod("{name: a}", "lacewing.dev/inject: disabled"));
+    assert!(kept.said.contains("nothing of the mesh"), "{}", kept.said);
+}
