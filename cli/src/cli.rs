@@ -4,10 +4,12 @@
 //! no command sees one that it would have to refuse.
 
 pub mod inject;
+pub mod check;
 pub mod install;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
 
+pub use self::check::{Check, CheckFormat, Diagnose, Diagnostics, FailOn};
 use crate::{
     cluster::Flags,
     demo::cast::{App, Subnet},
@@ -39,6 +41,8 @@ Start here:
   mesh demo                      run the whole mesh on this machine (Ctrl-C ends it)
   mesh stat                      success rate, request rate and latency of every workload
   mesh demo fault slow voting-2  break something and watch the mesh route around it
+  mesh check --pre               can it be installed into the cluster of the current context?
+  mesh install | kubectl apply -f -
 
 Exit codes: 0 done, 1 error, 2 usage, 3 check found errors, 4 check found warnings,
 5 no mesh found, 6 timeout, 7 no data.";
@@ -60,6 +64,8 @@ pub enum Command {
     Stat(Stat),
     Top(Top),
     Identity(Identity),
+    Check(Check),
+    Diagnostics(Diagnostics),
     Version(Version),
     /// Print a completion script for a shell
     #[command(after_help = COMPLETION_EXAMPLES)]

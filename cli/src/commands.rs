@@ -2,7 +2,9 @@
 //!
 //! A command prints through the Printer and gives its exit code, or a `Failure` that says what, where and what next.
 
+mod check;
 mod demo;
+mod diagnostics;
 mod fault;
 mod identity;
 mod inject;
@@ -63,6 +65,8 @@ pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
         Command::Stat(options) => stat::run(&mut context, &options)?,
         Command::Top(options) => top::run(&mut context, &options)?,
         Command::Identity(options) => identity::run(&mut context, &options)?,
+        Command::Check(options) => check::run(&mut context, &options)?,
+        Command::Diagnostics(options) => diagnostics::run(&mut context, &options.command)?,
         Command::Version(options) => version::run(&mut context, &options)?,
         Command::Completion { shell } => completion(&mut context, shell)?,
     };

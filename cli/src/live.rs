@@ -14,7 +14,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use lacewing_proxy::live::Report;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::{net::TcpStream, sync::Semaphore, task::JoinSet, time::timeout};
 
 use crate::{
@@ -36,6 +36,8 @@ const ANSWER_MAX: usize = 8 * 1024 * 1024;
 const COVERED_TOLERANCE_S: f64 = 2.0;
 /// What a browser or a tricked server cannot send across origins.
 const ADMIN_HEADER: &str = "l6g-admin";
+/// With it a proxy says why it answered itself.
+const ERROR_HEADER: &str = "l6g-error";
 
 /// A pod as the live commands see it.
 #[derive(Clone)]
@@ -103,6 +105,52 @@ pub struct Identity {
     pub roots: u64,
 }
 
+/// Where a proxy sends requests, and how it hears of that.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Destinations {
+    /// `up`, or `down: ` and why.
+    pub control_stream: String,
+    pub backends: Vec<Backend>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct Backend {
+    /// `namespace/name:port`, or an address.
+    pub backend: String,
+    pub endpoints: Vec<BackendEndpoint>,
+    pub why_no_service: Option<String>,
+}
+
+/// An endpoint as a proxy sees it.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+pub struct BackendEndpoint {
+    pub address: String,
+    pub pod: String,
+    pub workload: String,
+    /// None: it is spoken to in plain text.
+    pub identity: Option<String>,
+    pub latency_ewma_ms: f64,
+    pub in_flight: u64,
+    /// The breaker holds it out.
+    pub ejected: bool,
+}
+
+/// A watch stream as the controller sees it.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Stream {
+    /// The identity in the proxy's certificate.
+    pub peer: String,
+    pub keys: Vec<StreamKey>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+pub struct StreamKey {
+    pub key: String,
+    /// Versions; 0: nothing yet.
+    pub sent: u64,
+    pub applied: u64,
+}
+
 /// What the controller cannot honour, or not as written.
 #[derive(Debug, Deserialize)]
 pub struct ManifestErrors {
@@ -150,6 +198,57 @@ pub async fn reports(pods: &[Pod], window: Duration) -> Vec<Reading<Report>> {
 /// Asks every pod for its certificate, in the order of `pods`.
 pub async fn identities(pods: &[Pod]) -> Vec<Reading<Identity>> {
     ask_all(pods, "/identity").await
+}
+
+/// Asks every pod where it sends requests, in the order of `pods`.
+pub async fn destinations(pods: &[Pod]) -> Vec<Reading<Destinations>> {
+    ask_all(pods, "/destinations").await
+}
+
+/// Asks a controller for its watch streams.
+pub async fn streams(controller: &Way) -> Result<Vec<Stream>, String> {
+    ask(controller, "/streams").await
+}
+
+/// The metrics of a controller, in the exposition format.
+pub async fn metrics(controller: &Way) -> Result<String, String> {
+    let (status, body) = exchange(controller, "/metrics").await?;
+    if status == StatusCode::OK {
+        Ok(String::from_utf8_lossy(&body).into_owned())
+    } else {
+        Err(format!("it answered {status}"))
+    }
+}
+
+/// What came back of a request through a proxy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    pub status: u16,
+    /// The proxy's own word for why it did not reach anybody.
+    pub error: Option<String>,
+}
+
+/// Sends `HEAD /` to `host` through the proxy at `way`.
+pub async fn head(way: &Way, host: &str) -> Result<Answered, String> {
+    let Way::Forward(forward) = way else { return Err("the demo has no such way".to_owned()) };
+    let send = async {
+        let mut line = forward.connect().await?;
+        let request = Request::head("/").header(header::HOST, host).body(Empty::<Bytes>::new())?;
+        match line.sender.send_request(request).await {
+            Ok(answer) => {
+                let error = answer
+                    .headers()
+                    .get(ERROR_HEADER)
+                    .map(|word| String::from_utf8_lossy(word.as_bytes()).into_owned());
+                Ok(Answered { status: answer.status().as_u16(), error })
+            }
+            Err(error) => Err(line.why().await.map_or_else(|| error.into(), Broken::from)),
+        }
+    };
+    match timeout(FORWARD_TIMEOUT, send).await {
+        Ok(answer) => answer.map_err(|error| format!("{forward}: {error}")),
+        Err(_) => Err(format!("{forward} did not answer within {}s", FORWARD_TIMEOUT.as_secs())),
+    }
 }
 
 /// Whether the proxy with this admin address is ready; if not, why.

@@ -4,6 +4,7 @@
 //! The demo re-executes this binary as `mesh run …` for every process that it starts.
 
 mod chart;
+mod check;
 mod cli;
 mod clock;
 #[allow(dead_code)] // `install` and `inject` use the rest
@@ -18,9 +19,9 @@ mod manifest;
 mod mesh;
 mod output;
 
-use std::{ffi::OsString, process::ExitCode};
+use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::Parser;
+use clap::{CommandFactory, FromArgMatches};
 
 use crate::{failure::Exit, output::Printer};
 
@@ -30,7 +31,7 @@ fn main() -> ExitCode {
 
 /// Parses `args`, runs the command and turns what went wrong into words and an exit code.
 fn run(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> ExitCode {
-    let cli = match cli::Cli::try_parse_from(args) {
+    let cli = match parse(args.into_iter().collect()) {
         Ok(cli) => cli,
         Err(usage) => return printer.usage(&usage).into(),
     };
@@ -42,6 +43,18 @@ fn run(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> ExitC
             failure.exit().into()
         }
     }
+}
+
+/// Under the name `kubectl-mesh` it is kubectl's plugin, and calls itself so.
+fn parse(args: Vec<OsString>) -> Result<cli::Cli, clap::Error> {
+    let named = args.first().map(Path::new).and_then(Path::file_name);
+    let command = cli::Cli::command();
+    let command = if named.is_some_and(|name| name == "kubectl-mesh") {
+        command.name("kubectl mesh").bin_name("kubectl mesh")
+    } else {
+        command
+    };
+    cli::Cli::from_arg_matches(&command.try_get_matches_from(args)?)
 }
 
 #[cfg(test)]

@@ -89,6 +89,14 @@ impl Mesh {
         Self::Cluster { cluster, ways: Forwards::default() }
     }
 
+    /// A pod of the cluster as the live commands see it; none in a demo.
+    pub fn pod(&self, pod: &objects::Pod) -> Option<Pod> {
+        match self {
+            Self::Demo(_) => None,
+            Self::Cluster { cluster, ways } => Some(of_cluster(cluster, ways, pod)),
+        }
+    }
+
     /// What is shown where no namespace is asked for.
     pub fn namespace(&self, context: &Context) -> String {
         match self {

@@ -2,11 +2,13 @@
 //!
 //! Tables and JSON are made in `output/table.rs` from the same rows; numbers get their units in `output/units.rs`.
 
+pub mod marks;
 pub mod table;
 pub mod units;
 
 use std::io::{self, IsTerminal, Write};
 
+use self::marks::{Mark, Style};
 use crate::failure::{Exit, Failure};
 
 /// Moves the cursor home and clears what is below: a refresh without flicker.
@@ -27,16 +29,29 @@ pub struct Printer {
     out: Box<dyn Write>,
     err: Box<dyn Write>,
     terminal: bool,
+    style: Style,
 }
 
 impl Printer {
     pub fn standard() -> Self {
-        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), terminal: io::stdout().is_terminal() }
+        let terminal = io::stdout().is_terminal();
+        let style = Style::new(terminal, |name| std::env::var(name).ok());
+        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), terminal, style }
     }
 
     #[cfg(test)]
     pub fn to(out: Box<dyn Write>, err: Box<dyn Write>) -> Self {
-        Self { out, err, terminal: false }
+        Self { out, err, terminal: false, style: Style::default() }
+    }
+
+    /// Whether output goes to a person's terminal.
+    pub fn is_terminal(&self) -> bool {
+        self.terminal
+    }
+
+    /// The mark of a line in a checklist, as it can be shown here.
+    pub fn mark(&self, mark: Mark) -> String {
+        self.style.show(mark)
     }
 
     /// Prints what was asked for, and flushes it.

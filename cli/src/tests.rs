@@ -76,6 +76,30 @@ fn without_a_demo_every_command_says_so() {
 }
 
 #[test]
+fn without_a_cluster_every_command_that_needs_one_says_so() {
+    let scratch = Scratch::new("golden-cluster");
+    let dir = scratch.join("none").display().to_string();
+    for line in [
+        "mesh stat --kubeconfig DIR",
+        "mesh top --once --kubeconfig DIR",
+        "mesh --kubeconfig DIR identity web-1 -n shop",
+        "mesh --kubeconfig DIR check",
+        "kubectl-mesh --kubeconfig DIR check --pre -o json",
+        "mesh --kubeconfig DIR --context x diagnostics endpoints web:80",
+        "mesh --kubeconfig DIR diagnostics applied",
+        "mesh --kubeconfig DIR --as bob diagnostics destination web-1",
+    ] {
+        let (out, err, code) = mesh(line, &dir);
+        let what = "error: there is no kubeconfig at DIR\nhint: name another one with `--kubeconfig FILE`";
+        assert!(err.starts_with(what), "{line}: {err}");
+        assert_eq!((out.as_str(), code), ("", Exit::Error.into()), "{line}");
+    }
+    let (out, err, code) = mesh("mesh --kubeconfig DIR version", &dir);
+    assert!(out.contains("Server version: unavailable (there is no kubeconfig at"), "{out}");
+    assert_eq!((err.as_str(), code), ("", Exit::Ok.into()), "asking for the version never fails");
+}
+
+#[test]
 fn usage_errors_say_what_to_write() {
     for (line, part) in [
         (
@@ -88,6 +112,10 @@ fn usage_errors_say_what_to_write() {
         ("mesh stat -t 30s1m", "write the larger unit first"),
         ("mesh stat -t 60", "a duration needs a unit"),
         ("mesh demo --subnet 10.0.0", "the demo stays on loopback; use 127.X.Y, such as 127.1.5"),
+        ("mesh stat --kubeconfig x --dir y", "--dir is about a demo, the cluster options are about a cluster"),
+        ("mesh stat --as-group admins", "--as-group needs --as"),
+        ("mesh check --pre --proxy", "cannot be used with"),
+        ("mesh diagnostics endpoints web:http", "\"http\" is no port"),
         ("mesh stats", "a similar subcommand exists: 'stat'"),
         ("mesh demo fault slow voting-2 --by 61s", "use at most 60s"),
         ("mesh", "Usage: mesh"),
@@ -109,7 +137,11 @@ fn help_and_version_go_to_standard_output() {
         ("mesh help stat", "KIND[/NAME]"),
         ("mesh demo help fault", "slow"),
         ("mesh help demo", "mesh demo heal"),
-        ("mesh version", concat!("Client version: ", env!("CARGO_PKG_VERSION"), "\n")),
+        ("/usr/bin/kubectl-mesh --help", "Usage: kubectl mesh [OPTIONS] <COMMAND>"),
+        ("kubectl-mesh help stat", "Usage: kubectl mesh stat"),
+        ("mesh help check", "mesh check --pre"),
+        ("mesh completion bash", "complete -F _mesh"),
+        ("mesh version --client", concat!("Client version: ", env!("CARGO_PKG_VERSION"), "\n")),
         ("mesh --version", concat!("mesh ", env!("CARGO_PKG_VERSION"), "\n")),
     ] {
         let (out, err, code) = mesh(line, "/x");

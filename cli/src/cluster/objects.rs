@@ -230,6 +230,8 @@ pub struct ServiceSpec {
 pub struct ServicePort {
     pub name: Option<String>,
     pub port: u16,
+    pub protocol: Option<String>,
+    pub app_protocol: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -295,10 +297,18 @@ pub struct ClientConfig {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct Secret {
+    pub metadata: ObjectMeta,
     #[serde(rename = "type")]
     pub kind: String,
     #[serde(deserialize_with = "nullable")]
     pub data: BTreeMap<String, String>,
+}
+
+impl Secret {
+    /// The controller made it, and so renews what is in it.
+    pub fn is_the_controllers(&self) -> bool {
+        self.metadata.label("app.kubernetes.io/managed-by") == Some("lacewing-controller")
+    }
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -333,11 +343,23 @@ pub struct NodeInfo {
 pub struct Event {
     pub metadata: ObjectMeta,
     pub involved_object: TargetRef,
-    pub reason: String,
     pub message: String,
-    #[serde(rename = "type")]
-    pub kind: String,
-    pub last_timestamp: Option<String>,
+    /// Who says it; older and newer events have it in different places.
+    pub reporting_component: Option<String>,
+    pub source: EventSource,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct EventSource {
+    pub component: Option<String>,
+}
+
+impl Event {
+    /// Whether somebody whose name begins with `who` says it.
+    pub fn is_from(&self, who: &str) -> bool {
+        [&self.reporting_component, &self.source.component].into_iter().flatten().any(|name| name.starts_with(who))
+    }
 }
 
 /// The part of a NetworkPolicy that says what comes in.

@@ -91,7 +91,7 @@ async fn show(context: &mut Context<'_>, options: &cli::Identity) -> Result<Exit
 }
 
 /// The pod of that name, or an error that lists those there are.
-fn find<'a>(pods: &'a [Pod], name: &str) -> Result<&'a Pod, Failure> {
+pub fn find<'a>(pods: &'a [Pod], name: &str) -> Result<&'a Pod, Failure> {
     pods.iter().find(|pod| pod.name == name).ok_or_else(|| {
         let mut names: Vec<&str> = pods.iter().map(|pod| pod.name.as_str()).take(NAMES_MAX).collect();
         if pods.len() > NAMES_MAX {

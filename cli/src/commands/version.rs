@@ -8,6 +8,7 @@ use tokio::time::timeout;
 
 use super::{CONTROLLER, Context, block_on};
 use crate::{
+    check::install::VERSION_LABEL,
     cli::Version,
     cluster::{
         ApiError, Cluster,
@@ -19,8 +20,6 @@ use crate::{
 
 /// Longest wait for a cluster.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Label with the version of what an object belongs to.
-pub const VERSION_LABEL: &str = "app.kubernetes.io/version";
 
 /// The version of this command.
 pub const CLIENT: &str = env!("CARGO_PKG_VERSION");

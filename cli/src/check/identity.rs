@@ -1,0 +1,247 @@
+//! Owns the checks of trust: root and issuer are valid and will be, the Secret is whole, and the webhook's certificate is
+//! one that the API server accepts.
+//!
+//! Nothing secret is read where the controller's own figures tell as much: they are asked by port-forward.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Check, some_of};
+use crate::{
+    check::install::{WEBHOOK, controllers},
+    cluster::{
+        ApiError, Cluster, Forward,
+        objects::{Secret, WebhookConfiguration},
+    },
+    live::{self, Way},
+    output::units,
+};
+
+/// Port of the controller with its figures, and with the webhook.
+const ADMIN_PORT: u16 = 9990;
+const WEBHOOK_PORT: u16 = 8443;
+/// What nobody renews must be looked at this long before its end, in seconds.
+const NOTICE_S: u64 = 60 * 86_400;
+/// Where it is not known who renews.
+const NOTICE_UNKNOWN_S: u64 = 7 * 86_400;
+const SECRET: &str = "/api/v1/namespaces/lacewing/secrets/lacewing-root";
+const LOGS: &str = "see `kubectl -n lacewing logs deployment/lacewing-controller`";
+/// Name by which the API server calls the webhook.
+const WEBHOOK_NAME: &str = "lacewing-controller.lacewing.svc";
+
+/// The controller's figures about trust; times are Unix seconds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Trust {
+    pub issuer_not_after: Option<u64>,
+    pub root_not_after: Option<u64>,
+    pub problems: Option<u64>,
+}
+
+pub struct Facts {
+    pub now: u64,
+    /// Each controller's figures.
+    pub trust: Vec<(String, Result<Trust, String>)>,
+    pub secret: Result<Option<Secret>, ApiError>,
+    /// Whether the handshake with each controller's webhook goes well under the caBundle.
+    pub webhooks: Vec<(String, Result<(), String>)>,
+}
+
+pub async fn gather(cluster: &Cluster, now: u64) -> Facts {
+    let (pods, webhook, secret) =
+        tokio::join!(controllers(cluster), cluster.find::<WebhookConfiguration>(WEBHOOK), cluster.find(SECRET));
+    let bundle = webhook.ok().flatten().and_then(|configuration| {
+        configuration.webhooks.into_iter().next()?.client_config.ca_bundle.filter(|bundle| !bundle.is_empty())
+    });
+    let (mut trust, mut webhooks) = (Vec::new(), Vec::new());
+    for pod in pods.unwrap_or_default().iter().filter(|pod| pod.is_ready()) {
+        let forward = |port| Forward::new(cluster, pod.namespace(), pod.name(), port);
+        let way = Way::Forward(Arc::new(forward(ADMIN_PORT)));
+        trust.push((pod.name().to_owned(), live::metrics(&way).await.map(|text| read(&text))));
+        if let Some(bundle) = &bundle {
+            let shaken = forward(WEBHOOK_PORT).shake_hands(bundle, WEBHOOK_NAME).await;
+            webhooks.push((pod.name().to_owned(), shaken));
+        }
+    }
+    Facts { now, trust, secret, webhooks }
+}
+
+/// Reads the figures out of the exposition format.
+fn read(metrics: &str) -> Trust {
+    let figure = |name: &str| {
+        let line = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
+        let value: f64 = line.split(' ').next()?.parse().ok()?;
+        (value >= 0.0 && value.is_finite()).then_some(value as u64)
+    };
+    Trust {
+        issuer_not_after: figure("lacewing_controller_trust_issuer_not_after_seconds"),
+        root_not_after: figure("lacewing_controller_trust_root_not_after_seconds"),
+        problems: figure("lacewing_controller_trust_problems"),
+    }
+}
+
+pub fn judge(facts: &Facts) -> Vec<Check> {
+    let mut checks = vec![secret(&facts.secret)];
+    let own = facts.secret.as_ref().ok().and_then(Option::as_ref).map(Secret::is_the_controllers);
+    let told: Vec<&Trust> = facts.trust.iter().filter_map(|(_, trust)| trust.as_ref().ok()).collect();
+    checks.push(
+        match (told.is_empty(), facts.trust.iter().find_map(|(pod, trust)| Some((pod, trust.as_ref().err()?)))) {
+            (true, Some((pod, why))) => Check::bad(
+                "root and issuer are valid",
+                format!("{pod} cannot be asked: {why}"),
+                "see `kubectl auth can-i create pods/portforward -n lacewing`",
+            )
+            .mild(),
+            (true, None) => Check::bad("root and issuer are valid", "no controller is ready to be asked", LOGS).mild(),
+            (false, _) => validity(&told, own, facts.now),
+        },
+    );
+    if let Some(problems) = told.iter().filter_map(|trust| trust.problems).max() {
+        let description = "the controller sees no problem with its certificates";
+        checks.push(match problems {
+            0 => Check::good(description),
+            _ => Check::bad(description, format!("it sees {problems}"), LOGS).mild(),
+        });
+    }
+    checks.extend((!facts.webhooks.is_empty()).then(|| webhook(&facts.webhooks)));
+    checks
+}
+
+fn validity(told: &[&Trust], own: Option<bool>, now: u64) -> Check {
+    let description = "root and issuer are valid";
+    let least = |of: fn(&Trust) -> Option<u64>| told.iter().filter_map(|trust| of(trust)).min();
+    let (issuer, root) = (least(|trust| trust.issuer_not_after), least(|trust| trust.root_not_after));
+    let (Some(issuer), Some(root)) = (issuer, root) else {
+        let message = "the controller does not tell until when";
+        return Check::bad(description, message, "is it another version? see `mesh version`").mild();
+    };
+    let (what, first) = if issuer <= root { ("issuer", issuer) } else { ("root", root) };
+    let Some(left) = first.checked_sub(now).filter(|left| *left > 0) else {
+        let message = format!("the {what} has expired: no proxy gets or renews a certificate");
+        let fix = if own == Some(false) {
+            "put a valid issuer into the Secret lacewing/lacewing-root"
+        } else {
+            "let the controller make it anew: `kubectl -n lacewing annotate secret lacewing-root lacewing.dev/rotate=now`"
+        };
+        return Check::bad(description, message, fix);
+    };
+    let days = units::span(Duration::from_secs(left));
+    let notice = match own {
+        Some(true) => 0,
+        Some(false) => NOTICE_S,
+        None => NOTICE_UNKNOWN_S,
+    };
+    if left < notice {
+        let fix = "renew the issuer in the Secret lacewing/lacewing-root; the controller takes it without a restart";
+        return Check::bad(description, format!("the {what} expires in {days}"), fix).mild();
+    }
+    let renewed = if own == Some(true) { "; the controller renews it itself" } else { "" };
+    Check::good(format!("{description} (the {what} for {days}{renewed})"))
+}
+
+fn secret(secret: &Result<Option<Secret>, ApiError>) -> Check {
+    let description = "the Secret lacewing-root is whole";
+    let found = match secret {
+        Ok(Some(found)) => found,
+        Ok(None) => {
+            let message = "it is not there: the controller makes it when it starts, or an operator gives it";
+            return Check::bad(description, message, LOGS);
+        }
+        // Most people may not read Secrets, and need not.
+        Err(_) => return Check::good(format!("{description} (left to the controller: you may not read it)")),
+    };
+    let missing: Vec<&str> =
+        ["tls.crt", "tls.key", "ca.crt"].into_iter().filter(|key| !found.data.contains_key(*key)).collect();
+    if missing.is_empty() && found.kind == "kubernetes.io/tls" {
+        return Check::good(description);
+    }
+    let message = if missing.is_empty() {
+        format!("its type is {:?}, not kubernetes.io/tls", found.kind)
+    } else {
+        format!("it has no {}", missing.join(", "))
+    };
+    Check::bad(
+        description,
+        message,
+        "give it tls.crt and tls.key (the issuer) and ca.crt (the roots), as cert-manager does",
+    )
+}
+
+fn webhook(webhooks: &[(String, Result<(), String>)]) -> Check {
+    let description = "the webhook's certificate is under the caBundle";
+    let failing: Vec<String> =
+        webhooks.iter().filter_map(|(pod, shaken)| Some(format!("{pod}: {}", shaken.as_ref().err()?))).collect();
+    if failing.is_empty() {
+        return Check::good(description);
+    }
+    Check::bad(description, some_of(&failing), LOGS)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        check::{
+            Outcome::{Error, Warning},
+            tests::{all_good, one_is},
+        },
+        cluster::Cause,
+    };
+
+    const DAY: u64 = 86_400;
+
+    fn made(keys: &[&str], own: bool) -> Result<Option<Secret>, ApiError> {
+        let data: serde_json::Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), json!(""))).collect();
+        let labels = if own { json!({ "app.kubernetes.io/managed-by": "lacewing-controller" }) } else { json!({}) };
+        Ok(Some(
+            serde_json::from_value(
+                json!({ "type": "kubernetes.io/tls", "metadata": { "labels": labels }, "data": data }),
+            )
+            .expect("a secret"),
+        ))
+    }
+
+    fn facts(issuer_days: u64, own: bool) -> Facts {
+        let trust =
+            Trust { issuer_not_after: Some(issuer_days * DAY), root_not_after: Some(4_000 * DAY), problems: Some(0) };
+        Facts {
+            now: DAY,
+            trust: vec![("c-1".to_owned(), Ok(trust))],
+            secret: made(&["tls.crt", "tls.key", "ca.crt"], own),
+            webhooks: vec![("c-1".to_owned(), Ok(()))],
+        }
+    }
+
+    #[test]
+    fn figures_are_read_from_the_metrics() {
+        let text = "# TYPE x gauge\nlacewing_controller_trust_issuer_not_after_seconds 1795348800\n\
+                    lacewing_controller_trust_problems 2\nlacewing_controller_trust_problems_other 7\n";
+        let expected = Trust { issuer_not_after: Some(1_795_348_800), root_not_after: None, problems: Some(2) };
+        assert_eq!(read(text), expected);
+    }
+
+    #[test]
+    fn what_runs_out_is_told_in_time_unless_it_renews_itself() {
+        all_good(&judge(&facts(30, true)));
+        all_good(&judge(&facts(90, false)));
+        one_is(&judge(&facts(30, false)), Warning, &["the issuer expires in 29d", "lacewing/lacewing-root"]);
+        one_is(&judge(&facts(1, true)), Error, &["has expired", "lacewing.dev/rotate=now"]);
+        one_is(&judge(&facts(0, false)), Error, &["has expired", "put a valid issuer"]);
+        let unread = || Err(ApiError::new(Cause::Forbidden, "no"));
+        all_good(&judge(&Facts { secret: unread(), ..facts(30, true) }));
+        one_is(&judge(&Facts { secret: unread(), ..facts(5, true) }), Warning, &["expires in 4d"]);
+    }
+
+    #[test]
+    fn what_is_not_whole_or_not_known_is_named() {
+        one_is(&judge(&Facts { secret: Ok(None), ..facts(30, true) }), Error, &["not there", "logs"]);
+        let cut = Facts { secret: made(&["tls.crt"], false), ..facts(90, true) };
+        one_is(&judge(&cut), Error, &["it has no tls.key, ca.crt"]);
+        let silent = Facts { trust: vec![("c-1".to_owned(), Err("refused".to_owned()))], ..facts(30, true) };
+        one_is(&judge(&silent), Warning, &["c-1 cannot be asked: refused", "pods/portforward"]);
+        let strange = Facts { webhooks: vec![("c-1".to_owned(), Err("unknown issuer".to_owned()))], ..facts(30, true) };
+        one_is(&judge(&strange), Error, &["c-1: unknown issuer"]);
+        let trust = Trust { problems: Some(1), ..*facts(30, true).trust[0].1.as_ref().expect("told") };
+        one_is(&judge(&Facts { trust: vec![("c".to_owned(), Ok(trust))], ..facts(30, true) }), Warning, &["it sees 1"]);
+    }
+}
