@@ -10,5 +10,6 @@ mod faults;
 mod generated;
 mod released;
 mod resources;
+mod rotation;
 mod tidy;
 mod wire;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use lacewing_identity::{
     Authority, TrustBundle,
-    authority::rotation::{MARGIN, Phase, has_waited},
+    authority::rotation::{MARGIN, PATIENCE, Phase, has_waited},
     bundle::MAX_ROOTS,
 };
 
@@ -121,7 +121,9 @@ impl Trust {
                 self.signing = self.kept.clone();
             }
         }
-        if self.previous.as_ref().is_some_and(|previous| previous.until <= now) {
+        let patience = PATIENCE * self.terms.leaf_lifetime;
+        let is_over = |previous: &Previous| previous.until <= now && (applied || previous.until + patience <= now);
+        if self.previous.as_ref().is_some_and(is_over) {
             self.previous = None;
         }
         self.publish(now);

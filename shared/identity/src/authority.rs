@@ -284,7 +284,9 @@ fn owner(key: &PrivateKeyDer<'static>, roots: &[CertificateDer<'static>]) -> Res
             return Ok(index);
         }
     }
-    Err(Error::Authority("the root's key belongs to none of the roots".into()))
+    Err(Error::Authority(
+        "the root's key belongs to none of the roots; if somebody else writes those now, remove it (`root.key`)".into(),
+    ))
 }
 
 /// A root that starts `now` (unix seconds), and its key.
