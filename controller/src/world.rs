@@ -111,10 +111,10 @@ impl World {
     /// The names of all objects of a kind.
     pub fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = &Name> + '_> {
         match kind {
-            Kind::Namespace => Box::new(self.namespaces.keys()),
-            Kind::Pod => Box::new(self.pods.keys()),
-            Kind::Service => Box::new(self.services.keys()),
-            Kind::EndpointSlice => Box::new(self.slices.keys()),
+            Kind::Namespace => Box::new(self.namespaces.keys().map(|name| &**name)),
+            Kind::Pod => Box::new(self.pods.keys().map(|name| &**name)),
+            Kind::Service => Box::new(self.services.keys().map(|name| &**name)),
+            Kind::EndpointSlice => Box::new(self.slices.keys().map(|name| &**name)),
         }
     }
 
