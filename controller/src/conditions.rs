@@ -208,9 +208,9 @@ metadata: {name: web-1, namespace: a}
         assert!(found[0].message.contains("port 81") && found[0].message.contains("\"soap\""), "{found:?}");
 
         let mut pod = world.pod(&Name::new("a", "web-1")).unwrap().clone();
-        pod.metadata.annotations.insert(labels::INBOUND.into(), "closed".into());
-        pod.metadata.annotations.insert(labels::PROXY_VERSION.into(), "v1".into());
-        pod.metadata.annotations.insert(labels::PROXY_ADDRESS.into(), "here".into());
+        pod.metadata.annotations.insert(labels::INBOUND, "closed");
+        pod.metadata.annotations.insert(labels::PROXY_VERSION, "v1");
+        pod.metadata.annotations.insert(labels::PROXY_ADDRESS, "here");
         world.apply(Object::Pod(pod));
         let found: Vec<String> = warnings(&world, &domain).into_iter().map(|warning| warning.message).collect();
         assert_eq!(found.len(), 3);
@@ -218,8 +218,8 @@ metadata: {name: web-1, namespace: a}
 
         let mut pod = world.pod(&Name::new("a", "web-1")).unwrap().clone();
         pod.spec.host_network = true;
-        pod.metadata.annotations.remove(labels::INBOUND);
-        pod.metadata.annotations.insert(labels::SKIP_INBOUND_PORTS.into(), "http".into());
+        pod.metadata.annotations.retain(|name| name != labels::INBOUND);
+        pod.metadata.annotations.insert(labels::SKIP_INBOUND_PORTS, "http");
         world.apply(Object::Pod(pod));
         let found: Vec<String> = warnings(&world, &domain).into_iter().map(|warning| warning.message).collect();
         assert_eq!(found.len(), 3);

@@ -4,9 +4,11 @@
 //! What an object *means* is decided in `pods`, `selection`, `destination`, `endpoints` and `policy`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, btree_map},
+    borrow::Borrow,
+    collections::{BTreeMap, BTreeSet, HashMap, btree_map, hash_map},
     hash::Hash,
     net::IpAddr,
+    sync::Arc,
 };
 
 use lacewing_crds::{EndpointSlice, Kind, Name, Namespace, Object, ObjectKey, Pod, Service, TargetRef};
@@ -16,10 +18,10 @@ use crate::endpoints::addresses;
 /// The cluster, as the source last reported it.
 #[derive(Default)]
 pub struct World {
-    namespaces: BTreeMap<Name, Namespace>,
-    pods: BTreeMap<Name, Pod>,
-    services: BTreeMap<Name, Service>,
-    slices: BTreeMap<Name, EndpointSlice>,
+    namespaces: BTreeMap<Arc<Name>, Namespace>,
+    pods: BTreeMap<Arc<Name>, Pod>,
+    services: BTreeMap<Arc<Name>, Service>,
+    slices: BTreeMap<Arc<Name>, EndpointSlice>,
     slices_by_service: Lookup<Name>,
     slices_by_listed: Lookup<Listed>,
     services_by_name: Lookup<String>,
@@ -34,6 +36,7 @@ impl World {
     pub fn apply(&mut self, object: Object) {
         let ObjectKey { kind, name } = object.key();
         self.remove(&ObjectKey { kind, name: name.clone() });
+        let name = Arc::new(name);
         match object {
             Object::Namespace(namespace) => {
                 self.namespaces.insert(name, namespace);
@@ -108,10 +111,10 @@ impl World {
     /// The names of all objects of a kind.
     pub fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = &Name> + '_> {
         match kind {
-            Kind::Namespace => Box::new(self.namespaces.keys()),
-            Kind::Pod => Box::new(self.pods.keys()),
-            Kind::Service => Box::new(self.services.keys()),
-            Kind::EndpointSlice => Box::new(self.slices.keys()),
+            Kind::Namespace => Box::new(self.namespaces.keys().map(|name| &**name)),
+            Kind::Pod => Box::new(self.pods.keys().map(|name| &**name)),
+            Kind::Service => Box::new(self.services.keys().map(|name| &**name)),
+            Kind::EndpointSlice => Box::new(self.slices.keys().map(|name| &**name)),
         }
     }
 
@@ -129,33 +132,33 @@ impl World {
 
     /// The Service with the name under which it is kept.
     pub fn service_entry(&self, name: &Name) -> Option<(&Name, &Service)> {
-        self.services.get_key_value(name)
+        self.services.get_key_value(name).map(entry)
     }
 
     pub fn pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
-        self.pods.iter()
+        self.pods.iter().map(entry)
     }
 
     pub fn services(&self) -> impl Iterator<Item = (&Name, &Service)> {
-        self.services.iter()
+        self.services.iter().map(entry)
     }
 
     /// The Services of one namespace.
     pub fn services_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = (&'a Name, &'a Service)> {
-        self.services.range(Name::new(namespace, "")..).take_while(move |(name, _)| name.namespace == namespace)
+        let from = self.services.range::<Name, _>(Name::new(namespace, "")..).map(entry);
+        from.take_while(move |(name, _)| name.namespace == namespace)
     }
 
     /// The namespaces that have a Service of this name.
     pub fn namespaces_with_service(&self, name: &str) -> impl Iterator<Item = &str> {
-        let names = self.services_by_name.0.get(name).into_iter().flatten();
-        names.map(|name| name.namespace.as_str())
+        self.services_by_name.get(name).iter().map(|name| name.namespace.as_str())
     }
 
     /// The namespaces that have Services, each once.
     pub fn namespaces_with_services(&self) -> impl Iterator<Item = &str> {
         let mut from = Name::new("", "");
         std::iter::from_fn(move || {
-            let (name, _) = self.services.range(&from..).next()?;
+            let (name, _) = self.services.range::<Name, _>(&from..).next()?;
             // No text is between one and the same with the least character after it.
             from = Name::new(format!("{}\0", name.namespace), "");
             Some(name.namespace.as_str())
@@ -163,7 +166,7 @@ impl World {
     }
 
     pub fn slices(&self) -> impl Iterator<Item = (&Name, &EndpointSlice)> {
-        self.slices.iter()
+        self.slices.iter().map(entry)
     }
 
     pub fn slice(&self, name: &Name) -> Option<&EndpointSlice> {
@@ -172,30 +175,30 @@ impl World {
 
     /// The Services whose slices list this pod or address; one that several slices list is there several times.
     pub fn services_listing(&self, what: &Listed) -> impl Iterator<Item = Name> {
-        let slices = self.slices_by_listed.get(what).filter_map(|name| self.slices.get_key_value(name));
+        let slices = self.slices_by_listed.get(what).iter().filter_map(|name| self.slices.get_key_value(name));
         slices.filter_map(|(name, slice)| Some(Name::new(&name.namespace, slice.service()?)))
     }
 
     /// The slices of one Service, in the order of their names.
     pub fn slices_of<'a>(&'a self, service: &Name) -> impl Iterator<Item = &'a EndpointSlice> + use<'a> {
-        self.slices_by_service.get(service).filter_map(|name| self.slices.get(name))
+        self.slices_by_service.get(service).iter().filter_map(|name| self.slices.get(name))
     }
 
     /// The Service that has this cluster address; the first by name if, for a moment, two have it.
     pub fn service_by_ip(&self, ip: IpAddr) -> Option<(&Name, &Service)> {
-        self.services_by_ip.get(&ip).find_map(|name| self.services.get_key_value(name))
+        self.services_by_ip.get(&ip).iter().find_map(|name| self.service_entry(name))
     }
 
     /// The pods whose status has this address as their own, in the order of their names. For a moment there may be
     /// several, as an address is used again before the object of its last owner is gone; who has it is `pods`' business.
     pub fn pods_by_ip(&self, ip: IpAddr) -> impl Iterator<Item = (&Name, &Pod)> {
-        self.pods_by_ip.get(&ip).filter_map(|name| self.pods.get_key_value(name))
+        self.pods_by_ip.get(&ip).iter().filter_map(|name| self.pods.get_key_value(name).map(entry))
     }
 
     /// The pod that an endpoint of a slice in `namespace` points at. One that was deleted and made again under the
     /// same name is another pod.
     pub fn pod_of(&self, target: &TargetRef, namespace: &str) -> Option<(&Name, &Pod)> {
-        let (name, pod) = self.pods.get_key_value(&target.pod(namespace)?)?;
+        let (name, pod) = self.pods.get_key_value(&target.pod(namespace)?).map(entry)?;
         let same = match (&target.uid, &pod.metadata.uid) {
             (Some(wanted), Some(found)) => wanted == found,
             _ => true,
@@ -226,6 +229,11 @@ impl World {
     }
 }
 
+/// A name and what has it.
+fn entry<'a, T>((name, object): (&'a Arc<Name>, &'a T)) -> (&'a Name, &'a T) {
+    (name, object)
+}
+
 /// What slices list: a pod by its name, or an address of whoever has it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Listed {
@@ -248,8 +256,15 @@ fn node_zones(slice: &EndpointSlice) -> impl Iterator<Item = (String, String)> {
     pairs.collect::<BTreeSet<_>>().into_iter()
 }
 
-/// A secondary lookup: from a value that an object has to the names of all objects that have it.
-struct Lookup<K>(HashMap<K, BTreeSet<Name>>);
+/// A secondary lookup: from a value that an object has to the names of all objects that have it, in their order.
+struct Lookup<K>(HashMap<K, Names>);
+
+/// Nearly always one name, which then needs no list: there are as many of these as endpoints.
+enum Names {
+    One(Arc<Name>),
+    /// Sorted, at least two.
+    Several(Vec<Arc<Name>>),
+}
 
 impl<K> Default for Lookup<K> {
     fn default() -> Self {
@@ -258,21 +273,51 @@ impl<K> Default for Lookup<K> {
 }
 
 impl<K: Eq + Hash> Lookup<K> {
-    fn insert(&mut self, key: K, name: &Name) {
-        self.0.entry(key).or_default().insert(name.clone());
-    }
-
-    fn remove(&mut self, key: &K, name: &Name) {
-        if let Some(names) = self.0.get_mut(key) {
-            names.remove(name);
-            if names.is_empty() {
-                self.0.remove(key);
-            }
+    fn insert(&mut self, key: K, name: &Arc<Name>) {
+        match self.0.entry(key) {
+            hash_map::Entry::Vacant(place) => drop(place.insert(Names::One(name.clone()))),
+            hash_map::Entry::Occupied(mut names) => names.get_mut().insert(name),
         }
     }
 
-    fn get<'a>(&'a self, key: &K) -> impl Iterator<Item = &'a Name> + use<'a, K> {
-        self.0.get(key).into_iter().flatten()
+    fn remove(&mut self, key: &K, name: &Name) {
+        if self.0.get_mut(key).is_some_and(|names| names.remove(name)) {
+            self.0.remove(key);
+        }
+    }
+
+    fn get<Q: Eq + Hash + ?Sized>(&self, key: &Q) -> &[Arc<Name>]
+    where
+        K: Borrow<Q>,
+    {
+        match self.0.get(key) {
+            None => &[],
+            Some(Names::One(name)) => std::slice::from_ref(name),
+            Some(Names::Several(names)) => names,
+        }
+    }
+}
+
+impl Names {
+    fn insert(&mut self, name: &Arc<Name>) {
+        if let Self::One(only) = self {
+            *self = Self::Several(vec![only.clone()]);
+        }
+        if let Self::Several(names) = self
+            && let Err(at) = names.binary_search(name)
+        {
+            names.insert(at, name.clone());
+        }
+    }
+
+    /// Removes a name; says whether it is the last, which stays.
+    fn remove(&mut self, name: &Name) -> bool {
+        let Self::Several(names) = self else { return matches!(self, Self::One(only) if **only == *name) };
+        names.retain(|other| **other != *name);
+        if let [only] = &names[..] {
+            *self = Self::One(only.clone());
+        }
+        false
     }
 }
 

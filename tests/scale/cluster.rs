@@ -188,6 +188,7 @@ pub fn pod(service: usize, at: usize) -> Value {
     let mut sidecar = container("lacewing-proxy", "ghcr.io/lacewing/proxy:0.1.0", 4143);
     sidecar["restartPolicy"] = json!("Always");
     let condition = |kind: &str| json!({"type": kind, "status": "True", "lastTransitionTime": "2026-11-22T04:00:00Z"});
+    let conditions = ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(condition);
     json!({
         "metadata": {
             "name": pod_name(service, at), "namespace": namespace(service), "uid": uid(service, at),
@@ -208,7 +209,7 @@ pub fn pod(service: usize, at: usize) -> Value {
         },
         "status": {
             "phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}], "hostIP": "192.168.0.1", "qosClass": "Burstable",
-            "conditions": ["Initialized", "Ready", "ContainersReady", "PodScheduled"].map(condition),
+            "conditions": conditions,
         },
     })
 }

@@ -29,7 +29,7 @@ use self::{
     cluster::{Cluster, Size, State},
     controller::Controller,
     plot::{Line, Point},
-    proxies::{Clock, Control, KEYS, Proxy},
+    proxies::{Clock, Control, Proxy},
 };
 
 /// Idle and loaded memory in MB, and the 99th percentile of propagation in ms with as many proxies.
@@ -154,7 +154,7 @@ async fn run(plan: &Plan) -> (f64, f64, Vec<Row>) {
             let starting = (proxies.len()..last).map(|number| Proxy::start(number, plan.size, &control, &clock));
             proxies.extend(together(starting).await);
         }
-        until("first answers", || proxies.iter().all(|proxy| proxy.held.lock().expect("held").answered == KEYS)).await;
+        until("first answers", || proxies.iter().all(|proxy| proxy.held.lock().expect("held").is_complete())).await;
         let ready_s = began.elapsed().as_secs_f64();
         let row = measure(plan, &controller, &api, &mut cluster, &proxies, &clock, ready_s).await;
         eprintln!("{}", line(&row));
@@ -204,7 +204,7 @@ async fn measure(
     clock: &Arc<Mutex<Clock>>,
     ready_s: f64,
 ) -> Row {
-    let followers = followers(proxies);
+    let followers = followers(proxies, plan.size.services);
     clock.lock().expect("the clock").took.clear();
     let (used, began) = (controller.cpu(), Instant::now());
     let mut ticks = interval(Duration::from_secs(1) / plan.changes as u32);
@@ -246,16 +246,10 @@ async fn measure(
 }
 
 /// How many proxies follow each Service.
-fn followers(proxies: &[Proxy]) -> std::collections::HashMap<usize, usize> {
-    let mut followers = std::collections::HashMap::new();
+fn followers(proxies: &[Proxy], services: usize) -> Vec<usize> {
+    let mut followers = vec![0; services];
     for proxy in proxies {
-        proxy
-            .held
-            .lock()
-            .expect("held")
-            .services
-            .keys()
-            .for_each(|service| *followers.entry(*service).or_default() += 1);
+        proxy.held.lock().expect("held").services.keys().for_each(|service| followers[*service] += 1);
     }
     followers
 }

@@ -24,8 +24,6 @@ use super::cluster::{self, Size};
 
 /// Services that each proxy follows.
 pub const TARGETS: usize = 20;
-/// Keys of a proxy: its targets, their endpoints, its inbound side, the roots.
-pub const KEYS: usize = 2 * TARGETS + 2;
 
 /// When changes were made, and how long they took to reach whom.
 #[derive(Default)]
@@ -52,7 +50,14 @@ impl Clock {
 pub struct Held {
     pub services: HashMap<usize, BTreeSet<(usize, u32)>>,
     /// Keys that were answered at least once.
-    pub answered: usize,
+    answered: usize,
+}
+
+impl Held {
+    /// Whether there was an answer for each target, for its endpoints, for the inbound side and for the roots.
+    pub fn is_complete(&self) -> bool {
+        self.answered == 2 * self.services.len() + 2
+    }
 }
 
 pub struct Proxy {

@@ -253,7 +253,7 @@ fn what_may_have_a_proxy_is_never_answered_as_without() {
     let mut account = good.clone();
     account.spec.service_account_name = Some("not/a/name".into());
     let mut address = good;
-    address.metadata.annotations.insert(labels::PROXY_ADDRESS.into(), "nonsense".into());
+    address.metadata.annotations.insert(labels::PROXY_ADDRESS, "nonsense");
     for bad in [account, address] {
         world.apply(lacewing_crds::Object::Pod(bad));
         let found = resolve(&world, &domain(), "shop", "10.0.0.1:8080");

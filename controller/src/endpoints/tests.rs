@@ -133,7 +133,7 @@ fn what_says_it_is_meshed_is_never_offered_in_plain_text() {
     let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
     let good = world.pod(&Name::new("a", "p")).unwrap().clone();
     let mut address = good.clone();
-    address.metadata.annotations.insert(labels::PROXY_ADDRESS.into(), "nonsense".into());
+    address.metadata.annotations.insert(labels::PROXY_ADDRESS, "nonsense");
     let mut account = good.clone();
     account.spec.service_account_name = Some("not/a/name".into());
     for bad in [address, account] {
@@ -311,7 +311,7 @@ fn ports_that_skip_the_proxy_are_plain() {
         let mut world = world(&format!("{SERVICE}{}{}", slice("web-1", &named), pod("p", "10.0.0.1", MESHED, "")));
         let mut pod = world.pod(&Name::new("a", "p")).unwrap().clone();
         let annotated = annotated.trim_matches('\'').to_owned();
-        pod.metadata.annotations.insert(labels::SKIP_INBOUND_PORTS.into(), annotated);
+        pod.metadata.annotations.insert(labels::SKIP_INBOUND_PORTS, &annotated);
         world.apply(lacewing_crds::Object::Pod(pod));
         let backend = |port| Backend { namespace: "a".into(), service: "web".into(), port };
         let identity = |port: u16| {

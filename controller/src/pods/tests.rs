@@ -97,7 +97,7 @@ fn what_says_it_has_a_proxy_but_not_legibly_is_an_error() {
     assert_eq!(why_left_out(&domain(), &name, &good), None);
     let annotated = |value: &str| {
         let mut pod = good.clone();
-        pod.metadata.annotations.insert(labels::PROXY_ADDRESS.into(), value.into());
+        pod.metadata.annotations.insert(labels::PROXY_ADDRESS, value);
         pod
     };
     let mut account = good.clone();
@@ -108,7 +108,7 @@ fn what_says_it_has_a_proxy_but_not_legibly_is_an_error() {
         let address = "10.0.0.1:8080".parse().unwrap();
         assert_eq!(endpoint(&domain(), (&name, &bad), address, None, Ok(&Name::new("a", "web"))), Err(why));
         let mut unmeshed = bad.clone();
-        unmeshed.metadata.annotations.remove(labels::PROXY_VERSION);
+        unmeshed.metadata.annotations.retain(|name| name != labels::PROXY_VERSION);
         assert_eq!(why_left_out(&domain(), &name, &unmeshed), None);
     }
 }

@@ -54,7 +54,7 @@ fn an_unreadable_mode_fails_closed() {
     let mut world = cluster("", "", "");
     let name = Name::new("a", "web-1");
     let mut pod = world.pod(&name).unwrap().clone();
-    pod.metadata.annotations.insert(labels::INBOUND.into(), "Permissive".into());
+    pod.metadata.annotations.insert(labels::INBOUND, "Permissive");
     assert!(mode(&world, &name, &pod).unwrap_err().to_string().contains(labels::INBOUND));
     world.apply(Object::Pod(pod));
     assert_eq!(answer(&world).mode, InboundMode::Strict);

@@ -88,12 +88,12 @@ fn name(name: &str, label: bool) -> Result<(), String> {
 }
 
 fn labels_and_annotations(kind: Kind, metadata: &ObjectMeta) -> Result<(), Invalid> {
-    if let Some(own) = metadata.labels.keys().find(|key| labels::is_own(key) && *key != labels::MESHED) {
+    if let Some(own) = own_label(metadata) {
         let why = format!("{own} is no label of the mesh, which reads annotations: write it there");
-        return Err((at!["metadata", "labels", own.as_str()], why));
+        return Err((at!["metadata", "labels", own], why));
     }
-    for (key, value) in &metadata.annotations {
-        let checked = match key.as_str() {
+    for (key, value) in metadata.annotations.iter() {
+        let checked = match key {
             foreign if !labels::is_own(foreign) => Ok(()),
             known if !read_on(known).contains(&kind) && labels::annotations().any(|annotation| annotation == known) => {
                 let kinds: Vec<_> = read_on(known).iter().map(|kind| kind.as_str()).collect();
@@ -106,9 +106,14 @@ fn labels_and_annotations(kind: Kind, metadata: &ObjectMeta) -> Result<(), Inval
             labels::PROXY_VERSION => Ok(()),
             _ => settings::check(key, value).map(drop),
         };
-        checked.map_err(|why| (at!["metadata", "annotations", key.as_str()], why))?;
+        checked.map_err(|why| (at!["metadata", "annotations", key], why))?;
     }
     Ok(())
+}
+
+/// A label that looks like one of the mesh's and is none.
+fn own_label(metadata: &ObjectMeta) -> Option<&str> {
+    metadata.labels.iter().map(|(key, _)| key).find(|key| labels::is_own(key) && *key != labels::MESHED)
 }
 
 /// The kinds on which one of [`labels::annotations`] has an effect.

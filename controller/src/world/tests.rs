@@ -123,7 +123,7 @@ fn services_are_found_by_namespace_and_by_name() {
 fn a_slice_that_changes_its_service_moves() {
     let mut world = world(OBJECTS);
     let mut slice = world.slices().next().unwrap().1.clone();
-    slice.metadata.labels.insert(lacewing_crds::labels::SERVICE_NAME.to_owned(), "voting".to_owned());
+    slice.metadata.labels.insert(lacewing_crds::labels::SERVICE_NAME, "voting");
     world.apply(Object::EndpointSlice(slice));
     assert_eq!(world.slices_of(&Name::new("a", "web")).count(), 0);
     assert_eq!(world.slices_of(&Name::new("a", "voting")).count(), 1);

@@ -10,15 +10,13 @@ mod pod;
 mod service;
 mod slice;
 
-pub use meta::{ObjectMeta, OwnerReference};
+pub use meta::{ObjectMeta, OwnerReference, Texts};
 pub use object::{Kind, Name, Namespace, Object, ObjectKey};
 pub use pod::{Container, ContainerPort, Pod, PodIp, PodSpec, PodStatus};
 pub use service::{ClusterIp, PortTarget, Service, ServicePort, ServiceSpec, Transport};
 pub use slice::{
     AddressType, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, TargetRef,
 };
-
-use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
@@ -29,12 +27,6 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// A map of texts, in which a key without a value (`note:`) has the empty text, as in Kubernetes.
-pub(crate) fn texts<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
-    let texts: Option<BTreeMap<String, Option<String>>> = Option::deserialize(deserializer)?;
-    Ok(texts.unwrap_or_default().into_iter().map(|(key, text)| (key, text.unwrap_or_default())).collect())
 }
 
 #[cfg(test)]

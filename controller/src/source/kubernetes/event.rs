@@ -199,9 +199,7 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
 
 /// Other people's annotations can be long (`last-applied-configuration` holds the whole object), and nobody reads them.
 fn good(mut object: Object) -> Read {
-    let annotations = &mut metadata(&mut object).annotations;
-    let own = |key: &str| OWN_PREFIXES.iter().any(|prefix| key.starts_with(prefix));
-    *annotations = std::mem::take(annotations).into_iter().filter(|(key, _)| own(key)).collect();
+    metadata(&mut object).annotations.retain(|key| OWN_PREFIXES.iter().any(|prefix| key.starts_with(prefix)));
     Read::Object(object)
 }
 

@@ -79,5 +79,5 @@ fn only_the_meshs_own_annotations_are_kept() {
     );
     let page = page(Kind::Namespace, text.as_bytes()).unwrap();
     let [Read::Object(object)] = &page.objects[..] else { panic!("{page:?}") };
-    assert_eq!(object.metadata().annotations.keys().collect::<Vec<_>>(), [labels::INJECT]);
+    assert_eq!(object.metadata().annotations.iter().map(|(key, _)| key).collect::<Vec<_>>(), [labels::INJECT]);
 }
