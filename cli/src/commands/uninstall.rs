@@ -80,7 +80,7 @@ fn choose(found: &[Found]) -> (Vec<&Found>, Vec<String>) {
         notes.push("note: the Secret lacewing-root is yours and stays, and so does the namespace lacewing".to_owned());
         ours.retain(|found| found.known.kind != "Namespace");
     } else if found.iter().any(|found| found.known.kind == "Namespace" && !found.is_ours()) {
-        notes.push("note: the namespace lacewing was there before the mesh and stays".to_owned());
+        notes.push("note: the namespace lacewing was not made by the install and stays".to_owned());
     }
     if ours.is_empty() {
         notes.push("note: nothing of it is ours to delete".to_owned());

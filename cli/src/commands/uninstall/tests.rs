@@ -77,7 +77,7 @@ async fn what_others_made_stays() {
     let (found, _) = looked("uninstall-namespace", answers).await.expect("answers");
     let (ours, notes) = choose(&found);
     assert!(!kinds(&ours).contains(&"Namespace"));
-    assert!(notes[0].contains("was there before the mesh"), "{notes:?}");
+    assert!(notes[0].contains("was not made by the install"), "{notes:?}");
 }
 
 #[tokio::test]
