@@ -3,8 +3,8 @@
 //! Values are parsed into what they mean here (a window, a selector, a subnet), with the limits that they have, so that
 //! no command sees one that it would have to refuse.
 
-pub mod inject;
 pub mod check;
+pub mod inject;
 pub mod install;
 
 use std::{net::SocketAddr, path::PathBuf, str::FromStr, time::Duration};
