@@ -128,6 +128,7 @@ fn proxy(json: &str) -> Result<ProxySettings, String> {
 }
 
 /// A path; none for the empty text.
+#[allow(clippy::unnecessary_wraps, reason = "a reader of settings may fail")]
 fn path(text: &str) -> Result<Option<PathBuf>, String> {
     Ok((!text.is_empty()).then(|| PathBuf::from(text)))
 }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use lacewing_crds::ObjectMeta;
+use lacewing_crds::{ObjectMeta, Texts};
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -158,7 +158,9 @@ impl Webhook {
         let Some(mesh) = (self.mesh)() else {
             return self.failed(StatusCode::SERVICE_UNAVAILABLE, "the trust root is not known yet\n".to_owned());
         };
-        let surroundings = Surroundings { annotations: &namespace.annotations, labels: &namespace.labels };
+        let map = |texts: &Texts| texts.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
+        let (annotations, labels) = (map(&namespace.annotations), map(&namespace.labels));
+        let surroundings = Surroundings { annotations: &annotations, labels: &labels };
         let outcome = inject::inject(&request.object, surroundings, &mesh);
         self.note(&request, &outcome);
         let answer = review::answer(&request, &outcome).to_string();

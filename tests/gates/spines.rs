@@ -207,7 +207,7 @@ async fn serve_inbound(authority: &Authority, id: &SpiffeId, app: SocketAddr, dr
         discovery::Inbound { mode: Mode::Permissive, ports: vec![(app.port(), Declared::Nothing)], terminating: false };
     discovery.inbound().send_replace(Some(policy));
     let inbound = Arc::new(Inbound {
-        probes: Default::default(),
+        probes: lacewing_proxy::authorize::Probes::default(),
         discovery,
         identity: context.identity.clone(),
         metrics: context.metrics.clone(),

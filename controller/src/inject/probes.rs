@@ -107,7 +107,7 @@ impl Probes {
         container: &Container,
         probe: &Probe,
         socket: &'a TCPSocketAction,
-        rewrite: Rewrite,
+        mut rewrite: Rewrite,
     ) -> Result<(), &'a IntOrString> {
         let port = resolve(container, &socket.port).ok_or(&socket.port)?;
         let seconds = probe.timeout_seconds.and_then(|seconds| u64::try_from(seconds).ok()).unwrap_or(1).max(1);
@@ -118,7 +118,8 @@ impl Probes {
             IntOrString::Int(_) => String::new(),
             IntOrString::String(name) => format!("?port={name}"),
         };
-        self.rewrites.push(Rewrite { path: format!("{PROBE_PATH}{port}{name}"), ..rewrite });
+        rewrite.path = format!("{PROBE_PATH}{port}{name}");
+        self.rewrites.push(rewrite);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use k8s_openapi::{
     api::core::v1::{
         Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction,
-        ObjectFieldSelector, Pod, Probe, ProjectedVolumeSource, SeccompProfile, SecurityContext,
+        ObjectFieldSelector, Pod, Probe, ProjectedVolumeSource, ResourceRequirements, SeccompProfile, SecurityContext,
         ServiceAccountTokenProjection, Volume, VolumeMount, VolumeProjection,
     },
     apimachinery::pkg::{api::resource::Quantity, util::intstr::IntOrString},
@@ -161,7 +161,7 @@ fn common(effective: &Effective<'_>) -> Container {
     Container {
         image: Some(effective.image().to_owned()),
         image_pull_policy: Some(effective.pull_policy().to_owned()),
-        resources: (resources != Default::default()).then_some(resources),
+        resources: (resources != ResourceRequirements::default()).then_some(resources),
         // So that `kubectl describe` says why it failed.
         termination_message_policy: Some("FallbackToLogsOnError".to_owned()),
         ..Container::default()
@@ -192,8 +192,8 @@ fn asks(path: &str) -> Probe {
 }
 
 /// A variable with this value: `$` would begin a reference to another one.
-fn value(name: &str, value: String) -> EnvVar {
-    EnvVar { name: name.to_owned(), value: Some(value.replace('$', "$$")), value_from: None }
+fn value(name: &str, value: impl AsRef<str>) -> EnvVar {
+    EnvVar { name: name.to_owned(), value: Some(value.as_ref().replace('$', "$$")), value_from: None }
 }
 
 fn field(name: &str, path: &str) -> EnvVar {

@@ -107,7 +107,7 @@ async fn ask(sender: &mut SendRequest<Full<Bytes>>, path: &str, body: impl Into<
     (status, String::from_utf8(body.to_vec()).unwrap())
 }
 
-fn review(namespace: &str, pod: Value) -> String {
+fn review(namespace: &str, pod: &Value) -> String {
     let kind = json!({"group": "", "version": "v1", "kind": "Pod"});
     let request = json!({"uid": "u-1", "kind": kind, "operation": "CREATE", "namespace": namespace, "object": pod});
     json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "request": request}).to_string()
@@ -117,22 +117,22 @@ fn pod() -> Value {
     json!({"metadata": {"generateName": "web-"}, "spec": {"containers": [{"name": "app", "image": "app"}]}})
 }
 
-fn response(answer: (StatusCode, String)) -> Value {
-    assert_eq!(answer.0, StatusCode::OK, "{}", answer.1);
-    serde_json::from_str::<Value>(&answer.1).unwrap()["response"].take()
+fn response((status, body): (StatusCode, String)) -> Value {
+    assert_eq!(status, StatusCode::OK, "{body}");
+    serde_json::from_str::<Value>(&body).unwrap()["response"].take()
 }
 
 #[tokio::test]
 async fn pods_are_injected_left_alone_or_refused() {
     let running = start(NAMESPACES).await;
     let mut sender = running.connect().await;
-    let injected = response(ask(&mut sender, PATH, review("shop", pod())).await);
+    let injected = response(ask(&mut sender, PATH, review("shop", &pod())).await);
     assert_eq!((&injected["allowed"], &injected["patchType"]), (&json!(true), &json!("JSONPatch")));
-    let plain = response(ask(&mut sender, PATH, review("plain", pod())).await);
+    let plain = response(ask(&mut sender, PATH, review("plain", &pod())).await);
     assert_eq!(plain, json!({"uid": "u-1", "allowed": true}));
     let mut bad = pod();
     bad["metadata"]["annotations"] = json!({"config.lacewing.dev/proxy-workers": "many"});
-    let refused = response(ask(&mut sender, PATH, review("shop", bad)).await);
+    let refused = response(ask(&mut sender, PATH, review("shop", &bad)).await);
     assert_eq!(refused["allowed"], false);
     let why = refused["status"]["message"].as_str().unwrap();
     assert!(why.contains("config.lacewing.dev/proxy-workers") && why.contains("\"many\""), "{why}");
@@ -148,10 +148,10 @@ async fn who_asked_for_a_proxy_and_gets_none_is_told_but_not_of_a_trial() {
     agent["spec"]["hostNetwork"] = json!(true);
     agent["metadata"]["ownerReferences"] =
         json!([{"apiVersion": "apps/v1", "kind": "DaemonSet", "name": "agent", "uid": "7", "controller": true}]);
-    let trial = review("shop", agent.clone()).replacen("\"operation\"", "\"dryRun\":true,\"operation\"", 1);
+    let trial = review("shop", &agent).replacen("\"operation\"", "\"dryRun\":true,\"operation\"", 1);
     assert_eq!(response(ask(&mut sender, PATH, trial).await)["allowed"], true);
     assert!(running.reports.lock().unwrap().is_empty());
-    assert_eq!(response(ask(&mut sender, PATH, review("shop", agent)).await)["allowed"], true);
+    assert_eq!(response(ask(&mut sender, PATH, review("shop", &agent)).await)["allowed"], true);
     let reports = running.reports.lock().unwrap();
     let [(about, why)] = &reports[..] else { panic!("{reports:?}") };
     assert_eq!((about.namespace.as_str(), about.kind.as_str(), about.name.as_str()), ("shop", "DaemonSet", "agent"));
@@ -164,12 +164,12 @@ async fn a_namespace_that_was_just_made_is_waited_for_and_an_unknown_one_leaves_
     let running = start(NAMESPACES).await;
     let (mut early, mut never) = (running.connect().await, running.connect().await);
     let new = "apiVersion: v1\nkind: Namespace\nmetadata: {name: new, annotations: {lacewing.dev/inject: enabled}}\n";
-    let question = review("new", pod());
+    let question = review("new", &pod());
     let asked = ask(&mut early, PATH, question);
     let told = async { running.publisher.apply(objects(new)) };
     let (answer, ()) = tokio::join!(asked, told);
     assert_eq!(response(answer)["patchType"], "JSONPatch");
-    let (status, why) = ask(&mut never, PATH, review("nowhere", pod())).await;
+    let (status, why) = ask(&mut never, PATH, review("nowhere", &pod())).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(why.contains("\"nowhere\" is not known"), "{why}");
 }
@@ -191,7 +191,7 @@ async fn what_is_no_question_about_a_pod_is_refused() {
 async fn it_stops_when_told_with_an_idle_connection_open() {
     let running = start(NAMESPACES).await;
     let mut sender = running.connect().await;
-    response(ask(&mut sender, PATH, review("plain", pod())).await);
+    response(ask(&mut sender, PATH, review("plain", &pod())).await);
     running.stop.send(true).unwrap();
     timeout(PATIENCE, running.server).await.expect("it stops").unwrap();
 }

@@ -144,7 +144,7 @@ fn a_follower_that_saw_a_root_late_uses_it_late() {
     trust.settle(NOW + DAY + 8, true);
     assert!(trust.signing().has_issuer_of(&switched));
     // Before the leader drops the old root, the last leaf of the late one has lapsed.
-    assert!(8 < MARGIN);
+    const { assert!(8 < MARGIN) };
 }
 
 #[test]

@@ -82,15 +82,14 @@ struct PageMeta {
 }
 
 fn page_of<T: DeserializeOwned>(kind: Kind, bytes: &[u8], wrap: fn(T) -> Object) -> Result<Page, String> {
-    let (metadata, objects) = match serde_json::from_slice::<RawPage<T>>(bytes) {
-        Ok(page) => (page.metadata, page.items.into_iter().flatten().map(|object| good(wrap(object))).collect()),
+    let (metadata, objects) = if let Ok(page) = serde_json::from_slice::<RawPage<T>>(bytes) {
+        (page.metadata, page.items.into_iter().flatten().map(|object| good(wrap(object))).collect())
+    } else {
         // Something in it is not as it should be: read again, each object by itself.
-        Err(_) => {
-            let page: RawPage<Value> =
-                serde_json::from_slice(bytes).map_err(|error| format!("a list that cannot be read: {error}"))?;
-            let items = page.items.into_iter().flatten();
-            (page.metadata, items.map(|item| one(kind, item, wrap)).collect::<Result<_, _>>()?)
-        }
+        let page: RawPage<Value> =
+            serde_json::from_slice(bytes).map_err(|error| format!("a list that cannot be read: {error}"))?;
+        let items = page.items.into_iter().flatten();
+        (page.metadata, items.map(|item| one(kind, item, wrap)).collect::<Result<_, _>>()?)
     };
     let next = metadata.next.filter(|token| !token.is_empty());
     Ok(Page { objects, version: metadata.resource_version, next })

@@ -27,7 +27,9 @@ fn names(names: &[&str]) -> HashSet<Name> {
 }
 
 fn listed(intake: &mut Intake, kinds: &[Kind]) {
-    kinds.iter().for_each(|kind| intake.listed(*kind, &HashSet::new()));
+    for kind in kinds {
+        intake.listed(*kind, &HashSet::new());
+    }
 }
 
 fn in_force(intake: &Intake) -> Vec<String> {
