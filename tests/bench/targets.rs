@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use serde_json::{Value, json};
 
-use super::report::{Results, short};
+use super::{plot::short, report::Results};
 
 const OURS: &str = "lacewing";
 /// Times the hyper floor's CPU per request: no noise explains more.
