@@ -99,7 +99,7 @@ impl Api {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let body = body.collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body = body.collect().await.map(http_body_util::Collected::to_bytes).unwrap_or_default();
         let (path, query) = (parts.uri.path(), parts.uri.query().unwrap_or_default());
         if let Some((path, kind, version)) = KINDS.iter().find(|(known, ..)| *known == path) {
             return if query.contains("watch=1") { self.watch(path) } else { self.list(path, kind, version, query) };

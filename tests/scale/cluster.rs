@@ -91,16 +91,15 @@ impl Cluster {
     pub fn step(&mut self) -> Step {
         self.steps += 1;
         let back = if self.steps.is_multiple_of(2) && self.away.len() > AWAY { self.away.pop_front() } else { None };
-        let (service, at, state) = match back {
-            Some((service, at)) => (service, at, State::Ready(self.steps)),
-            None => {
-                // Each Service in turn, and of each its endpoints in turn: far more than come back meanwhile.
-                let service = self.next % self.size.services;
-                let at = self.next / self.size.services % self.size.endpoints;
-                self.next += 1;
-                self.away.push_back((service, at));
-                (service, at, if self.next.is_multiple_of(2) { State::NotReady } else { State::Absent })
-            }
+        let (service, at, state) = if let Some((service, at)) = back {
+            (service, at, State::Ready(self.steps))
+        } else {
+            // Each Service in turn, and of each its endpoints in turn: far more than come back meanwhile.
+            let service = self.next % self.size.services;
+            let at = self.next / self.size.services % self.size.endpoints;
+            self.next += 1;
+            self.away.push_back((service, at));
+            (service, at, if self.next.is_multiple_of(2) { State::NotReady } else { State::Absent })
         };
         self.endpoints[service][at] = state;
         Step { number: self.steps, service, at, state }

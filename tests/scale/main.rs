@@ -86,7 +86,9 @@ fn main() -> ExitCode {
     if let Some(file) = &plan.svg {
         std::fs::write(file, picture(&rows)).expect("the SVG file");
     }
-    missed.iter().for_each(|why| println!("{}: {why}", if plan.limits { "FAILED" } else { "missed" }));
+    for why in &missed {
+        println!("{}: {why}", if plan.limits { "FAILED" } else { "missed" });
+    }
     let failed = if plan.limits { missed.len() } else { 0 };
     println!("test result: {} passed; {failed} failed", rows.len());
     if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
@@ -186,7 +188,9 @@ async fn together<T: Send + 'static>(all: impl Iterator<Item = impl Future<Outpu
 
 fn fill(api: &Api, cluster: &Cluster) {
     let [namespaces, pods, services, slices] = KINDS.map(|(path, ..)| path);
-    cluster::namespaces().into_iter().for_each(|namespace| api.write(namespaces, namespace));
+    for namespace in cluster::namespaces() {
+        api.write(namespaces, namespace);
+    }
     for service in 0..cluster.size.services {
         api.write(services, cluster::service(service));
         (0..cluster.size.endpoints).for_each(|at| api.write(pods, cluster::pod(service, at)));
@@ -226,7 +230,7 @@ async fn measure(
         expected += followers[step.service];
         api.write(KINDS[3].0, slice);
     }
-    let (cpu, elapsed, rss_mb) = (controller.cpu() - used, began.elapsed(), controller.rss_mb());
+    let (cpu, elapsed, rss_mb) = (controller.cpu().saturating_sub(used), began.elapsed(), controller.rss_mb());
     assert!(!proxies.iter().any(Proxy::ended), "a stream ended");
     until("the truth", || proxies.iter().all(|proxy| is_true(proxy, cluster))).await;
     let mut took: Vec<u32> = clock.lock().expect("the clock").took.values().flatten().copied().collect();

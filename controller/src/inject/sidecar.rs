@@ -88,7 +88,7 @@ fn environment(pod: &Pod, effective: &Effective<'_>, probes: &Probes, mesh: &Mes
         value("LACEWING_CONTROLLER_ADDR", controller),
         value("LACEWING_TRUST_DOMAIN", mesh.trust_domain.clone()),
         value("LACEWING_TRUST_BUNDLE", mesh.bundle.clone()),
-        value("LACEWING_STATE_DIR", STATE_DIR.to_owned()),
+        value("LACEWING_STATE_DIR", STATE_DIR),
         value("LACEWING_TOKEN_FILE", format!("{TOKEN_DIR}/token")),
         value("LACEWING_DRAIN_TIMEOUT", format!("{}ms", drain(pod, effective).as_millis())),
     ];
