@@ -7,7 +7,6 @@ mod chart;
 mod check;
 mod cli;
 mod clock;
-#[allow(dead_code)] // `install` and `inject` use the rest
 mod cluster;
 mod commands;
 mod demo;

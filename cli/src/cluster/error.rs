@@ -46,11 +46,6 @@ impl ApiError {
         self
     }
 
-    /// Whether it is about this one request, so that others may go well.
-    pub fn is_about_one_request(&self) -> bool {
-        matches!(self.cause, Cause::Forbidden | Cause::NotFound | Cause::Other)
-    }
-
     pub(super) fn timeout(place: &str, after: Duration) -> Self {
         let what = format!("the API server of {place} did not answer within {}s", after.as_secs());
         Self::new(Cause::Timeout, what).hint("see whether it is busy with `kubectl get --raw /readyz?verbose`")
