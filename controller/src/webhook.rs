@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::{Method, Request, Response, StatusCode, body::Incoming, header, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use lacewing_crds::{ObjectMeta, Texts};
+use lacewing_crds::ObjectMeta;
 use rustls::ServerConfig;
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -158,8 +158,7 @@ impl Webhook {
         let Some(mesh) = (self.mesh)() else {
             return self.failed(StatusCode::SERVICE_UNAVAILABLE, "the trust root is not known yet\n".to_owned());
         };
-        let map = |texts: &Texts| texts.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect();
-        let (annotations, labels) = (map(&namespace.annotations), map(&namespace.labels));
+        let (annotations, labels) = (namespace.annotations.to_map(), namespace.labels.to_map());
         let surroundings = Surroundings { annotations: &annotations, labels: &labels };
         let outcome = inject::inject(&request.object, surroundings, &mesh);
         self.note(&request, &outcome);

@@ -144,7 +144,7 @@ fn closed(policies: &[NetworkPolicy], pod: &Pod, port: u16, way: Way) -> Option<
         };
         typed
             && policy.metadata.namespace.as_deref() == Some(pod.namespace())
-            && selects(&spec.pod_selector, &pod.metadata.labels)
+            && selects(&spec.pod_selector, &pod.metadata.labels.to_map())
     };
     let applying: Vec<&NetworkPolicy> = policies.iter().filter(applies).collect();
     let rules =

@@ -75,7 +75,8 @@ fn fate(found: &Found, namespace: &ObjectMeta, mesh: &Mesh) -> Fate {
     if pod.is_meshed() || !pod.is_staying() || NEVER.contains(&pod.namespace()) {
         return Fate::Right;
     }
-    let surroundings = Surroundings { annotations: &namespace.annotations, labels: &BTreeMap::new() };
+    let annotations = namespace.annotations.to_map();
+    let surroundings = Surroundings { annotations: &annotations, labels: &BTreeMap::new() };
     match inject::inject(&found.whole, surroundings, mesh) {
         Outcome::Injected(_) => Fate::Escaped,
         Outcome::Skipped(skip) if skip.is_a_surprise() => Fate::Cannot(skip.to_string()),

@@ -59,6 +59,11 @@ impl Texts {
         self.0.iter().map(|(name, text)| (&**name, &**text))
     }
 
+    /// A copy for those who share a way with texts from elsewhere.
+    pub fn to_map(&self) -> BTreeMap<String, String> {
+        self.iter().map(|(name, text)| (name.to_owned(), text.to_owned())).collect()
+    }
+
     pub fn insert(&mut self, name: &str, text: &str) {
         self.retain(|other| other != name);
         let mut all = take(&mut self.0).into_vec();
