@@ -95,7 +95,7 @@ impl Check<'_> {
         for (name, value) in value.as_object().into_iter().flatten().filter(|(name, _)| !known.contains_key(*name)) {
             if rule.as_bool() == Some(false) {
                 let meant = nearest(name, known.keys().map(String::as_str));
-                let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_else(|| ".".to_owned());
+                let meant = meant.map_or_else(|| ".".to_owned(), |name| format!("; did you mean {name}?"));
                 let names: Vec<&str> = known.keys().map(String::as_str).collect();
                 let what = format!("there is no such value{meant} What there is: {}", names.join(", "));
                 self.says(&below(path, name), &what);

@@ -44,7 +44,7 @@ enum Open {
 pub fn parse(text: &str) -> Result<Node, Bad> {
     let mut reader = Reader { open: Vec::new(), anchors: HashMap::new(), root: None, nodes: 0 };
     for event in Parser::new_from_str(text) {
-        let (event, span) = event.map_err(|error| Bad { line: error.marker().line(), why: error.info().to_owned() })?;
+        let (event, span) = event.map_err(|error| Bad { line: error.marker().line(), why: error.info().clone() })?;
         let line = span.start.line();
         reader.take(event).map_err(|why| Bad { line, why })?;
     }
@@ -104,18 +104,15 @@ impl Reader {
         match self.open.last_mut() {
             None => self.root = Some(node),
             Some(Open::List(list, _)) => list.push(node),
-            Some(Open::Map(map, key, _)) => match key.take() {
-                Some(key) => map.push((key, node)),
-                None => {
-                    let name = node.as_text().ok_or("a list or map cannot be a key")?;
-                    if name == "<<" {
-                        return Err("merge keys (<<) are not understood here: write the fields out".to_owned());
-                    }
-                    if map.iter().any(|(other, _)| other.as_text() == Some(name)) {
-                        return Err(format!("the key {name:?} is there twice"));
-                    }
-                    *key = Some(node);
+            Some(Open::Map(map, key, _)) => if let Some(key) = key.take() { map.push((key, node)) } else {
+                let name = node.as_text().ok_or("a list or map cannot be a key")?;
+                if name == "<<" {
+                    return Err("merge keys (<<) are not understood here: write the fields out".to_owned());
                 }
+                if map.iter().any(|(other, _)| other.as_text() == Some(name)) {
+                    return Err(format!("the key {name:?} is there twice"));
+                }
+                *key = Some(node);
             },
         }
         Ok(())
@@ -280,7 +277,7 @@ impl Node {
             Self::Plain(text) if !text.contains('\n') => out.push_str(text),
             // JSON's texts are YAML's in double quotes.
             Self::Plain(text) | Self::Text(text) if is_bare(text) && matches!(self, Self::Text(_)) => {
-                out.push_str(text)
+                out.push_str(text);
             }
             Self::Plain(text) | Self::Text(text) => out.push_str(&Value::from(text.as_str()).to_string()),
             Self::List(_) => out.push_str("[]"),
