@@ -97,17 +97,6 @@ impl World {
         }
     }
 
-    /// Whether exactly this object is there.
-    pub fn has(&self, object: &Object) -> bool {
-        let name = object.key().name;
-        match object {
-            Object::Namespace(object) => self.namespaces.get(&name) == Some(object),
-            Object::Pod(object) => self.pods.get(&name) == Some(object),
-            Object::Service(object) => self.services.get(&name) == Some(object),
-            Object::EndpointSlice(object) => self.slices.get(&name) == Some(object),
-        }
-    }
-
     /// The names of all objects of a kind.
     pub fn names(&self, kind: Kind) -> Box<dyn Iterator<Item = &Name> + '_> {
         match kind {

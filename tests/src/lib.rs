@@ -2,6 +2,7 @@
 //! bounded in time, and gone when the test is.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+pub mod api;
 pub mod cluster;
 pub mod demo;
 pub mod history;

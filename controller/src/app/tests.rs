@@ -1,6 +1,7 @@
 //! A whole controller in this process, spoken to over real TLS on loopback as a proxy would. Here is what starts and
 //! speaks to one; `serving` is what proxies get from it, and `life` how it starts, goes on and ends.
 
+mod cluster;
 mod life;
 mod serving;
 
@@ -74,6 +75,7 @@ struct Controller {
     grpc: SocketAddr,
     admin: SocketAddr,
     publisher: Arc<Publisher>,
+    identity: Arc<Identity>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Result<()>>,
 }
@@ -101,12 +103,17 @@ impl Controller {
             fs::create_dir(temp.0.join("manifests")).unwrap();
             fs::write(temp.0.join("manifests/cluster.yaml"), manifests).unwrap();
         }
-        let app = App::start(config(&temp.0)).await.unwrap();
-        let (grpc, admin, publisher) =
-            (app.grpc_addr().unwrap(), app.admin_addr().unwrap(), app.admin.publisher.clone());
+        let config = config(&temp.0);
+        Self::of(temp, config).await
+    }
+
+    async fn of(temp: TempDir, config: Config) -> Self {
+        let app = App::start(config).await.unwrap();
+        let (grpc, admin) = (app.grpc_addr().unwrap(), app.admin_addr().unwrap());
+        let (publisher, identity) = (app.admin.publisher.clone(), app.admin.identity.clone());
         let (stop, stopped) = oneshot::channel();
         let serving = tokio::spawn(app.serve(async { stopped.await.or(Ok(())) }));
-        Self { temp, grpc, admin, publisher, stop: Some(stop), serving }
+        Self { temp, grpc, admin, publisher, identity, stop: Some(stop), serving }
     }
 
     /// Starts one and waits until it has read its manifests and minted its tokens.
@@ -118,7 +125,7 @@ impl Controller {
     }
 
     fn bundle(&self) -> TrustBundle {
-        TrustBundle::from_pem(&fs::read_to_string(self.temp.0.join("state/root.pem")).unwrap()).unwrap()
+        self.identity.bundle().expect("a trust root")
     }
 
     fn token(&self, pod: &str) -> String {

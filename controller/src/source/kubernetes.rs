@@ -125,23 +125,18 @@ impl Intake {
         }
     }
 
-    /// Passes on what makes a difference.
     fn pass(&mut self, changes: Vec<Change>) {
-        if !self.missing.is_empty() {
-            for change in changes {
-                match change {
-                    Change::Apply(object) => drop(self.held.insert(object.key(), object)),
-                    Change::Remove(key) => drop(self.held.remove(&key)),
-                }
+        if self.missing.is_empty() {
+            if !changes.is_empty() {
+                self.publisher.apply(changes);
             }
             return;
         }
-        let changes: Vec<Change> = self.publisher.with_world(|world| {
-            let matters = |change: &Change| !matches!(change, Change::Apply(object) if world.has(object));
-            changes.into_iter().filter(matters).collect()
-        });
-        if !changes.is_empty() {
-            self.publisher.apply(changes);
+        for change in changes {
+            match change {
+                Change::Apply(object) => drop(self.held.insert(object.key(), object)),
+                Change::Remove(key) => drop(self.held.remove(&key)),
+            }
         }
     }
 
