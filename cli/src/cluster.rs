@@ -40,8 +40,6 @@ struct About {
     /// `context kind-dev (https://127.0.0.1:6443)`
     place: String,
     namespace: String,
-    /// Whether `-n` named the namespace.
-    namespace_asked: bool,
 }
 
 /// What `/version` says.
@@ -85,18 +83,13 @@ impl Cluster {
         let place = format!("{context} ({})", config.cluster_url.to_string().trim_end_matches('/'));
         let namespace = flags.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|error| ApiError::of_client(&error, &place))?;
-        let about = About { place, namespace, namespace_asked: flags.namespace.is_some() };
+        let about = About { place, namespace };
         Ok(Self { client, about: Arc::new(about) })
     }
 
     /// The namespace of `-n`, or the context's, or `default`.
     pub fn namespace(&self) -> &str {
         &self.about.namespace
-    }
-
-    /// Whether `-n` named the namespace.
-    pub fn namespace_asked(&self) -> bool {
-        self.about.namespace_asked
     }
 
     /// Which cluster it is, for people.

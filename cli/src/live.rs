@@ -114,6 +114,7 @@ pub struct Destinations {
 }
 
 #[derive(Debug, Clone, Deserialize)]
+#[allow(clippy::struct_field_names, reason = "the proxy's own word")]
 pub struct Backend {
     /// `namespace/name:port`, or an address.
     pub backend: String,

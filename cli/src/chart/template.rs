@@ -56,14 +56,14 @@ pub fn parse(file: &str, text: &str) -> Result<Vec<Node>, ChartError> {
     let (nodes, end) = parser.block()?;
     match end {
         End::File => Ok(nodes),
-        End::End | End::Else(_) => Err(parser.error("`end` or `else` without a beginning")),
+        End::Here | End::Else(_) => Err(parser.error("`end` or `else` without a beginning")),
     }
 }
 
 /// What ended a block.
 enum End {
     File,
-    End,
+    Here,
     /// `else`, or `else if` with its condition.
     Else(Option<Pipe>),
 }
@@ -116,7 +116,7 @@ impl Parser<'_> {
             let rest = tokens.get(1..).unwrap_or_default();
             match (first, rest) {
                 _ if tokens.is_empty() => {}
-                ("end", []) => return Ok((nodes, End::End)),
+                ("end", []) => return Ok((nodes, End::Here)),
                 ("else", []) => return Ok((nodes, End::Else(None))),
                 ("else", [Token::Word(word), condition @ ..]) if word == "if" => {
                     return Ok((nodes, End::Else(Some(self.pipe(line, condition)?))));
@@ -145,7 +145,7 @@ impl Parser<'_> {
     /// The block of something that has no `else`.
     fn body(&mut self) -> Result<Vec<Node>, ChartError> {
         let (body, end) = self.block()?;
-        if matches!(end, End::End) { Ok(body) } else { Err(self.error("`end` is missing")) }
+        if matches!(end, End::Here) { Ok(body) } else { Err(self.error("`end` is missing")) }
     }
 
     fn branches(&mut self, condition: Pipe) -> Result<Node, ChartError> {
@@ -156,7 +156,7 @@ impl Parser<'_> {
             let (body, end) = self.block()?;
             branches.push((condition, body));
             match end {
-                End::End => return Ok(Node::If(branches)),
+                End::Here => return Ok(Node::If(branches)),
                 End::Else(next) if !last => condition = next,
                 End::Else(_) => return Err(self.error("`else` after the last `else`")),
                 End::File => return Err(self.error("`end` is missing")),

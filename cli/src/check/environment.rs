@@ -160,14 +160,13 @@ fn may_open(rule: &NetworkPolicyRule, port: u16) -> bool {
         || rule.ports.iter().any(|allowed| {
             let tcp = allowed.protocol.as_deref().is_none_or(|protocol| protocol == "TCP");
             let matches = match &allowed.port {
-                None => true,
                 Some(Value::Number(first)) => {
                     let first = first.as_u64().unwrap_or_default();
                     let last = allowed.end_port.map_or(first, u64::from);
                     (first..=last).contains(&port.into())
                 }
-                // A name: it may be the one.
-                Some(_) => true,
+                // No port is all of them; a name may be the one.
+                _ => true,
             };
             tcp && matches
         })
@@ -211,10 +210,12 @@ mod tests {
             .expect("a node")
     }
 
+    #[allow(clippy::needless_pass_by_value, reason = "reads well where it is called")]
     fn policy(namespace: &str, spec: Value) -> NetworkPolicy {
         from_value(json!({ "metadata": { "namespace": namespace, "name": "p" }, "spec": spec })).expect("a policy")
     }
 
+    #[allow(clippy::needless_pass_by_value, clippy::unnecessary_wraps, reason = "as it was asked for")]
     fn cilium(data: Value) -> Result<Option<ConfigMap>, ApiError> {
         Ok(Some(from_value(json!({ "data": data })).expect("a config map")))
     }

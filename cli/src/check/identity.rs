@@ -190,6 +190,7 @@ mod tests {
 
     const DAY: u64 = 86_400;
 
+    #[allow(clippy::unnecessary_wraps, reason = "as it was asked for")]
     fn made(keys: &[&str], own: bool) -> Result<Option<Secret>, ApiError> {
         let data: serde_json::Map<_, _> = keys.iter().map(|key| ((*key).to_owned(), json!(""))).collect();
         let labels = if own { json!({ "app.kubernetes.io/managed-by": "lacewing-controller" }) } else { json!({}) };

@@ -113,7 +113,7 @@ async fn lists_are_read_to_their_end() {
         ("GET /api/v1/pods?limit=500&continue=a%2Bb", 200, json!({ "metadata": {}, "items": [pod("two")] })),
     ]);
     let cluster = connect(&fake.flags(&scratch)).await.expect("a cluster");
-    assert_eq!((cluster.namespace(), cluster.namespace_asked()), ("shop", false));
+    assert_eq!(cluster.namespace(), "shop");
     let pods: Vec<objects::Pod> = cluster.list("/api/v1/pods").await.expect("pods");
     assert_eq!(pods.iter().map(objects::Pod::name).collect::<Vec<_>>(), ["one", "two"]);
     let none: Option<objects::Meta> = cluster.find("/api/v1/namespaces/none").await.expect("not found is no error");

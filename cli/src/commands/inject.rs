@@ -81,7 +81,9 @@ fn run(context: &mut Context, mut documents: Vec<Document>, task: &Task) -> Resu
     if !wrong.is_empty() {
         return Err(Failure::error(wrong.join("\nerror: ")).hint("nothing was printed; mend this and try again"));
     }
-    said.iter().for_each(|line| context.printer.note(line));
+    for line in &said {
+        context.printer.note(line);
+    }
     if !documents.is_empty() {
         context.printer.data(&manifest::write(&documents))?;
     }

@@ -104,16 +104,20 @@ impl Reader {
         match self.open.last_mut() {
             None => self.root = Some(node),
             Some(Open::List(list, _)) => list.push(node),
-            Some(Open::Map(map, key, _)) => if let Some(key) = key.take() { map.push((key, node)) } else {
-                let name = node.as_text().ok_or("a list or map cannot be a key")?;
-                if name == "<<" {
-                    return Err("merge keys (<<) are not understood here: write the fields out".to_owned());
+            Some(Open::Map(map, key, _)) => {
+                if let Some(key) = key.take() {
+                    map.push((key, node));
+                } else {
+                    let name = node.as_text().ok_or("a list or map cannot be a key")?;
+                    if name == "<<" {
+                        return Err("merge keys (<<) are not understood here: write the fields out".to_owned());
+                    }
+                    if map.iter().any(|(other, _)| other.as_text() == Some(name)) {
+                        return Err(format!("the key {name:?} is there twice"));
+                    }
+                    *key = Some(node);
                 }
-                if map.iter().any(|(other, _)| other.as_text() == Some(name)) {
-                    return Err(format!("the key {name:?} is there twice"));
-                }
-                *key = Some(node);
-            },
+            }
         }
         Ok(())
     }

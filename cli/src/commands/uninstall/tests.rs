@@ -23,7 +23,7 @@ fn installed() -> Vec<(String, u16, Value)> {
     answers
 }
 
-fn replace(answers: &mut Vec<(String, u16, Value)>, end: &str, code: u16, body: Value) {
+fn replace(answers: &mut [(String, u16, Value)], end: &str, code: u16, body: Value) {
     let at = answers.iter().position(|(key, ..)| key.ends_with(end)).unwrap_or_else(|| panic!("{end}"));
     (answers[at].1, answers[at].2) = (code, body);
 }

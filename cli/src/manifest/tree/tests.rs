@@ -36,7 +36,7 @@ fn values_are_what_kubectl_makes_of_them() {
 #[test]
 fn spelling_and_order_survive() {
     let text = "z: 0644\na: yes\nm:\n- \"1\"\n- name: x\n  deep:\n  - - 1\n    - 2\nempty: {}\nnone:\nlist: []\nblock: |\n  one\n\n  two\n";
-    assert_eq!(read(text).to_string(), text.replace("\"1\"", "\"1\""));
+    assert_eq!(read(text).to_string(), text);
     let odd = read("b: [1, {c: 'it''s'}]\n\"a: b\": >\n  folded\n  line\n");
     assert_eq!(read(&odd.to_string()).value(), odd.value());
 }
@@ -65,6 +65,7 @@ fn anchors_are_followed() {
     assert_eq!(read("a: &x {b: 1}\nc: *x\n").value(), json!({"a": {"b": 1}, "c": {"b": 1}}));
 }
 
+#[allow(clippy::too_many_lines, reason = "a table of texts")]
 #[test]
 fn every_text_is_written_so_that_it_is_read_the_same() {
     for text in [
