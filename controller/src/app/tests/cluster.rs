@@ -9,6 +9,7 @@ use crate::inject::settings::ProxySettings;
 
 const NAMESPACE: &str = "emojivoto";
 
+#[allow(clippy::needless_pass_by_value, reason = "reads well where it is called")]
 fn pod(name: &str, more: Value) -> Value {
     let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": NAMESPACE},
         "spec": {"serviceAccountName": "web", "containers": [{"name": "app", "image": "x"}]}});
