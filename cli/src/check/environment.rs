@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::{Check, install::controllers, some_of};
 use crate::cluster::{
-    ApiError, Cause, Cluster,
+    ApiError, Cluster,
     objects::{ConfigMap, NetworkPolicy, NetworkPolicyRule, Node, Pod, Selector},
 };
 
@@ -22,8 +22,8 @@ pub struct Facts {
     pub nodes: Result<Vec<Node>, ApiError>,
     pub cilium: Result<Option<ConfigMap>, ApiError>,
     pub policies: Result<Vec<NetworkPolicy>, ApiError>,
-    pub controllers: Vec<Pod>,
-    pub meshed: Vec<Pod>,
+    pub controllers: Result<Vec<Pod>, ApiError>,
+    pub meshed: Result<Vec<Pod>, ApiError>,
 }
 
 pub async fn gather(cluster: &Cluster) -> Facts {
@@ -34,8 +34,8 @@ pub async fn gather(cluster: &Cluster) -> Facts {
         controllers(cluster),
         cluster.list::<Pod>("/api/v1/pods")
     );
-    let meshed = pods.unwrap_or_default().into_iter().filter(|pod| pod.is_meshed() && pod.is_staying()).collect();
-    Facts { nodes, cilium, policies, controllers: controllers.unwrap_or_default(), meshed }
+    let meshed = |pods: Vec<Pod>| pods.into_iter().filter(|pod| pod.is_meshed() && pod.is_staying()).collect();
+    Facts { nodes, cilium, policies, controllers, meshed: pods.map(meshed) }
 }
 
 pub fn judge(facts: &Facts) -> Vec<Check> {
@@ -71,7 +71,6 @@ fn sockets(cilium: &Result<Option<ConfigMap>, ApiError>) -> Check {
     let data = match cilium {
         Ok(Some(config)) => &config.data,
         Ok(None) => return Check::good(description),
-        Err(error) if error.cause == Cause::Forbidden => return Check::unknown(description, error),
         Err(error) => return Check::unknown(description, error),
     };
     let says = |key: &str, values: &[&str]| data.get(key).is_some_and(|value| values.contains(&value.as_str()));
@@ -87,11 +86,11 @@ fn sockets(cilium: &Result<Option<ConfigMap>, ApiError>) -> Check {
 
 fn to_the_controller(facts: &Facts) -> Check {
     let description = "no NetworkPolicy closes the controller's ports";
-    let policies = match &facts.policies {
-        Ok(policies) => policies,
-        Err(error) => return Check::unknown(description, error),
+    let (policies, controllers) = match (&facts.policies, &facts.controllers) {
+        (Ok(policies), Ok(controllers)) => (policies, controllers),
+        (Err(error), _) | (_, Err(error)) => return Check::unknown(description, error),
     };
-    for pod in &facts.controllers {
+    for pod in controllers {
         for port in CONTROLLER_PORTS {
             if let Some(names) = closed(policies, pod, port, Way::In) {
                 let message = format!("nothing may come in at port {port} of {}: {}", pod.name(), some_of(&names));
@@ -105,12 +104,12 @@ fn to_the_controller(facts: &Facts) -> Check {
 
 fn from_the_proxies(facts: &Facts) -> Check {
     let description = "no NetworkPolicy keeps proxies from the controller";
-    let policies = match &facts.policies {
-        Ok(policies) => policies,
-        Err(error) => return Check::unknown(description, error),
+    let (policies, meshed) = match (&facts.policies, &facts.meshed) {
+        (Ok(policies), Ok(meshed)) => (policies, meshed),
+        (Err(error), _) | (_, Err(error)) => return Check::unknown(description, error),
     };
     let mut held: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for pod in &facts.meshed {
+    for pod in meshed {
         if let Some(names) = closed(policies, pod, GRPC_PORT, Way::Out) {
             held.entry(format!("{}/{}", pod.namespace(), pod.name())).or_insert(names);
         }
@@ -225,8 +224,8 @@ mod tests {
             nodes: Ok(vec![node("linux", "6.1.0-18-amd64"), node("linux", "5.10.0")]),
             cilium: Ok(None),
             policies: Ok(Vec::new()),
-            controllers: vec![pod("lacewing", "lacewing-controller-1")],
-            meshed: vec![pod("shop", "web-1")],
+            controllers: Ok(vec![pod("lacewing", "lacewing-controller-1")]),
+            meshed: Ok(vec![pod("shop", "web-1")]),
         }
     }
 

@@ -38,8 +38,8 @@ pub struct Trust {
 
 pub struct Facts {
     pub now: u64,
-    /// Each controller's figures.
-    pub trust: Vec<(String, Result<Trust, String>)>,
+    /// Each controller's figures; or why nobody could be asked.
+    pub trust: Result<Vec<(String, Result<Trust, String>)>, ApiError>,
     pub secret: Result<Option<Secret>, ApiError>,
     /// Whether the handshake with each controller's webhook goes well under the caBundle.
     pub webhooks: Vec<(String, Result<(), String>)>,
@@ -52,7 +52,11 @@ pub async fn gather(cluster: &Cluster, now: u64) -> Facts {
         configuration.webhooks.into_iter().next()?.client_config.ca_bundle.filter(|bundle| !bundle.is_empty())
     });
     let (mut trust, mut webhooks) = (Vec::new(), Vec::new());
-    for pod in pods.unwrap_or_default().iter().filter(|pod| pod.is_ready()) {
+    let (pods, refused) = match pods {
+        Ok(pods) => (pods, None),
+        Err(error) => (Vec::new(), Some(error)),
+    };
+    for pod in pods.iter().filter(|pod| pod.is_ready()) {
         let forward = |port| Forward::new(cluster, pod.namespace(), pod.name(), port);
         let way = Way::Forward(Arc::new(forward(ADMIN_PORT)));
         trust.push((pod.name().to_owned(), live::metrics(&way).await.map(|text| read(&text))));
@@ -61,7 +65,7 @@ pub async fn gather(cluster: &Cluster, now: u64) -> Facts {
             webhooks.push((pod.name().to_owned(), shaken));
         }
     }
-    Facts { now, trust, secret, webhooks }
+    Facts { now, trust: refused.map_or(Ok(trust), Err), secret, webhooks }
 }
 
 /// Reads the figures out of the exposition format.
@@ -81,19 +85,24 @@ fn read(metrics: &str) -> Trust {
 pub fn judge(facts: &Facts) -> Vec<Check> {
     let mut checks = vec![secret(&facts.secret)];
     let own = facts.secret.as_ref().ok().and_then(Option::as_ref).map(Secret::is_the_controllers);
-    let told: Vec<&Trust> = facts.trust.iter().filter_map(|(_, trust)| trust.as_ref().ok()).collect();
-    checks.push(
-        match (told.is_empty(), facts.trust.iter().find_map(|(pod, trust)| Some((pod, trust.as_ref().err()?)))) {
-            (true, Some((pod, why))) => Check::bad(
-                "root and issuer are valid",
-                format!("{pod} cannot be asked: {why}"),
-                "see `kubectl auth can-i create pods/portforward -n lacewing`",
-            )
-            .mild(),
-            (true, None) => Check::bad("root and issuer are valid", "no controller is ready to be asked", LOGS).mild(),
-            (false, _) => validity(&told, own, facts.now),
-        },
-    );
+    let trust = match &facts.trust {
+        Ok(trust) => trust,
+        Err(error) => {
+            checks.push(Check::unknown("root and issuer are valid", error));
+            return checks;
+        }
+    };
+    let told: Vec<&Trust> = trust.iter().filter_map(|(_, trust)| trust.as_ref().ok()).collect();
+    checks.push(match (told.is_empty(), trust.iter().find_map(|(pod, trust)| Some((pod, trust.as_ref().err()?)))) {
+        (true, Some((pod, why))) => Check::bad(
+            "root and issuer are valid",
+            format!("{pod} cannot be asked: {why}"),
+            "see `kubectl auth can-i create pods/portforward -n lacewing`",
+        )
+        .mild(),
+        (true, None) => Check::bad("root and issuer are valid", "no controller is ready to be asked", LOGS).mild(),
+        (false, _) => validity(&told, own, facts.now),
+    });
     if let Some(problems) = told.iter().filter_map(|trust| trust.problems).max() {
         let description = "the controller sees no problem with its certificates";
         checks.push(match problems {
@@ -207,7 +216,7 @@ mod tests {
             Trust { issuer_not_after: Some(issuer_days * DAY), root_not_after: Some(4_000 * DAY), problems: Some(0) };
         Facts {
             now: DAY,
-            trust: vec![("c-1".to_owned(), Ok(trust))],
+            trust: Ok(vec![("c-1".to_owned(), Ok(trust))]),
             secret: made(&["tls.crt", "tls.key", "ca.crt"], own),
             webhooks: vec![("c-1".to_owned(), Ok(()))],
         }
@@ -238,11 +247,18 @@ mod tests {
         one_is(&judge(&Facts { secret: Ok(None), ..facts(30, true) }), Error, &["not there", "logs"]);
         let cut = Facts { secret: made(&["tls.crt"], false), ..facts(90, true) };
         one_is(&judge(&cut), Error, &["it has no tls.key, ca.crt"]);
-        let silent = Facts { trust: vec![("c-1".to_owned(), Err("refused".to_owned()))], ..facts(30, true) };
+        let silent = Facts { trust: Ok(vec![("c-1".to_owned(), Err("refused".to_owned()))]), ..facts(30, true) };
         one_is(&judge(&silent), Warning, &["c-1 cannot be asked: refused", "pods/portforward"]);
         let strange = Facts { webhooks: vec![("c-1".to_owned(), Err("unknown issuer".to_owned()))], ..facts(30, true) };
         one_is(&judge(&strange), Error, &["c-1: unknown issuer"]);
-        let trust = Trust { problems: Some(1), ..*facts(30, true).trust[0].1.as_ref().expect("told") };
-        one_is(&judge(&Facts { trust: vec![("c".to_owned(), Ok(trust))], ..facts(30, true) }), Warning, &["it sees 1"]);
+        let trust = Trust {
+            problems: Some(1),
+            ..Trust { issuer_not_after: Some(30 * DAY), root_not_after: Some(4_000 * DAY), problems: Some(0) }
+        };
+        one_is(
+            &judge(&Facts { trust: Ok(vec![("c".to_owned(), Ok(trust))]), ..facts(30, true) }),
+            Warning,
+            &["it sees 1"],
+        );
     }
 }

@@ -38,6 +38,7 @@ struct TopRow {
 
 impl Row for TopRow {
     const COLUMNS: &'static [Column] = &[
+        Column::text("NAMESPACE").only(|view| view.namespaces),
         Column::text("SOURCE"),
         Column::text("DESTINATION"),
         Column::number("SUCCESS"),
@@ -51,6 +52,7 @@ impl Row for TopRow {
     fn cells(&self, _: View) -> Vec<String> {
         let n = &self.numbers;
         vec![
+            self.namespace.clone(),
             self.source.clone(),
             self.destination.clone(),
             units::percent(n.success_rate),
@@ -107,6 +109,7 @@ fn show(
     next: &str,
 ) -> Result<(), Failure> {
     let window_s = Some(options.time_window.as_secs());
+    let view = View { namespaces: options.all_namespaces, ..View::default() };
     if options.once {
         live::report_unreachable(readings, next, context.printer)?;
         for note in live::age_notes(readings, options.time_window) {
@@ -117,15 +120,15 @@ fn show(
         (Format::Json, true) => context.printer.data(&table::json(rows, window_s)),
         (Format::Json, false) => context.printer.data(&table::json_line(rows, window_s)),
         (Format::Table, true) if rows.is_empty() => Ok(()),
-        (Format::Table, true) => context.printer.data(&table::text(rows, View::default())),
-        (Format::Table, false) => context.printer.refresh(&picture(readings, rows, options.time_window)),
+        (Format::Table, true) => context.printer.data(&table::text(rows, view)),
+        (Format::Table, false) => context.printer.refresh(&picture(readings, rows, view, options.time_window)),
     }
 }
 
 /// What the screen shows: a line about the whole, the table, and who is missing.
-fn picture(readings: &[Reading<Report>], rows: &[TopRow], window: Duration) -> String {
+fn picture(readings: &[Reading<Report>], rows: &[TopRow], view: View, window: Duration) -> String {
     let mut text = format!("last {}, refreshed every second; Ctrl-C ends\n\n", units::span(window));
-    text.push_str(&table::text(rows, View::default()));
+    text.push_str(&table::text(rows, view));
     let silent = silent(readings);
     if !silent.is_empty() {
         let _ = writeln!(text, "\nno answer from the proxies of: {silent}");
@@ -254,13 +257,13 @@ mod tests {
     #[test]
     fn the_picture_names_who_is_missing() {
         let readings = readings();
-        let text = picture(&readings, &rows(&readings), Duration::from_secs(10));
+        let text = picture(&readings, &rows(&readings), View::default(), Duration::from_secs(10));
         assert!(text.starts_with("last 10s") && text.contains("no answer from the proxies of: emoji-2"), "{text}");
         let header: Vec<&str> = text.lines().nth(2).expect("a header").split_whitespace().collect();
         assert_eq!(header[..4], ["SOURCE", "DESTINATION", "SUCCESS", "RPS"], "the order of `mesh stat`");
         assert!(!text.contains("note:"), "{text}");
-        let longer = picture(&readings, &rows(&readings), Duration::from_secs(60));
+        let longer = picture(&readings, &rows(&readings), View::default(), Duration::from_secs(60));
         assert!(longer.contains("note: the proxies started 10s ago"), "{longer}");
-        assert!(picture(&[], &[], Duration::from_secs(10)).contains("no request and no connection"));
+        assert!(picture(&[], &[], View::default(), Duration::from_secs(10)).contains("no request and no connection"));
     }
 }
