@@ -169,8 +169,12 @@ fn answered<T>(readings: &[Reading<T>]) -> Check {
     }
     let all = readings.iter().filter(|reading| reading.pod.proxy.is_some()).count();
     let message = format!("{} of {all} did not answer: {}", silent.len(), some_of(&silent));
-    Check::bad(description, message, "may you? `kubectl auth can-i create pods/portforward`; else see the proxy's log")
-        .mild()
+    Check::bad(
+        description,
+        message,
+        "may you? `kubectl auth can-i get pods/portforward` (since Kubernetes 1.35: create); else see the proxy's log",
+    )
+    .mild()
 }
 
 fn place<T>(reading: &Reading<T>) -> String {
@@ -233,7 +237,7 @@ fn applied(behind: &Result<Vec<String>, String>) -> Check {
         Ok(behind) if behind.is_empty() => Check::good(description),
         Ok(behind) => Check::bad(description, some_of(behind), "see `mesh diagnostics applied`").mild(),
         Err(why) => {
-            let fix = "`kubectl auth can-i create pods/portforward -n lacewing` tells whether you may ask";
+            let fix = "`kubectl auth can-i get pods/portforward -n lacewing` (since Kubernetes 1.35: create) tells whether you may ask";
             Check::bad(description, format!("the controllers cannot be asked: {}", plain(why)), fix).mild()
         }
     }
@@ -321,7 +325,7 @@ mod tests {
             (
                 Facts { identities: vec![reading(Err("refused".to_owned()))], ..facts() },
                 Warning,
-                &["1 of 1 did not answer: shop/web-1: refused", "can-i create pods/portforward"],
+                &["1 of 1 did not answer: shop/web-1: refused", "can-i get pods/portforward"],
             ),
             (
                 Facts { destinations: vec![destinations("down: no route")], ..facts() },

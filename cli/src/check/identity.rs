@@ -97,7 +97,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         (true, Some((pod, why))) => Check::bad(
             "root and issuer are valid",
             format!("{pod} cannot be asked: {why}"),
-            "see `kubectl auth can-i create pods/portforward -n lacewing`",
+            "see `kubectl auth can-i get pods/portforward -n lacewing` (since Kubernetes 1.35: create)",
         )
         .mild(),
         (true, None) => Check::bad("root and issuer are valid", "no controller is ready to be asked", LOGS).mild(),

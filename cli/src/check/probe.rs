@@ -122,7 +122,11 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     let description = format!("{description} (HEAD / from {from} to {to})");
     let look = format!("`mesh diagnostics destination {} {}`", from.rsplit('/').next().unwrap_or(from), to);
     vec![match answer {
-        Err(why) => Check::bad(description, plain(why), "may you? `kubectl auth can-i create pods/portforward`"),
+        Err(why) => Check::bad(
+            description,
+            plain(why),
+            "may you? `kubectl auth can-i get pods/portforward` (since Kubernetes 1.35: create)",
+        ),
         Ok(Answered { error: Some(error), status }) => {
             Check::bad(description, format!("a proxy answered {status} itself: {}", plain(error)), look)
         }

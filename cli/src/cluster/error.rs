@@ -65,7 +65,7 @@ impl ApiError {
                 match status.code {
                     401 => Self::new(Cause::Unauthorized, format!("{place} does not accept your credentials: {said}"))
                         .hint("have they expired? log in again, and see who you are with `kubectl auth whoami`"),
-                    403 => Self::forbidden(&Asked::of(method, path), &said),
+                    403 => Self::forbidden(&Asked::of(method, path).as_said(&said), &said),
                     404 => Self::new(Cause::NotFound, said),
                     429 | 500..=599 => Self::new(Cause::Other, format!("{place} answered {}: {said}", status.code))
                         .hint("see how it is with `kubectl get --raw /readyz?verbose`"),
@@ -164,7 +164,7 @@ impl Asked {
         };
         let resource = if group.is_empty() { resource } else { format!("{resource}.{group}") };
         let verb = match *method {
-            // A port-forward is a GET that upgrades, and counts as making one.
+            // A port-forward is a GET that upgrades: "get" to servers before Kubernetes 1.35, "create" since.
             Method::GET if rest.len() > 2 => "create",
             Method::GET if rest.len() == 1 && query.contains("watch=1") => "watch",
             Method::GET if rest.len() == 1 => "list",
@@ -176,6 +176,15 @@ impl Asked {
             _ => "use",
         };
         Self { verb, resource, namespace }
+    }
+}
+
+impl Asked {
+    /// With the verb that the server names in `said`, as in `cannot get resource`: it depends on its version.
+    fn as_said(self, said: &str) -> Self {
+        const VERBS: [&str; 3] = ["get", "create", "list"];
+        let named = VERBS.into_iter().find(|verb| said.contains(&format!("cannot {verb} resource")));
+        Self { verb: named.unwrap_or(self.verb), ..self }
     }
 }
 
@@ -244,5 +253,8 @@ mod tests {
             let expected = Asked { verb, resource: resource.to_owned(), namespace: namespace.map(str::to_owned) };
             assert_eq!(asked, expected, "{path}");
         }
+        let forward = Asked::of(&Method::GET, "/api/v1/namespaces/a/pods/web-1/portforward");
+        let said = "User \"bob\" cannot get resource \"pods/portforward\" in API group \"\"";
+        assert_eq!(forward.as_said(said).verb, "get");
     }
 }

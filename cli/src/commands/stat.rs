@@ -83,7 +83,7 @@ async fn show(context: &mut Context<'_>, options: &Stat, resource: Option<&Selec
     let window = options.time_window;
     let services = resource.is_none_or(|selector| selector.kind.is_none_or(|kind| kind == Kind::Service));
     let roll = mesh.roll(namespace, services).await?;
-    let readings = live::reports(&roll.pods, window).await;
+    let mut readings = live::reports(&roll.pods, window).await;
     live::report_unreachable(&readings, mesh.next_when_silent(), context.printer)?;
     let rows = select(rows(&readings, &roll), namespace, resource);
     let view = View {
@@ -107,6 +107,8 @@ async fn show(context: &mut Context<'_>, options: &Stat, resource: Option<&Selec
                 .unwrap_or_else(|| nothing(&roll.pods, namespace, resource)),
         });
     }
+    // Of callers from elsewhere only the calls are shown.
+    readings.retain(|reading| namespace.is_none_or(|namespace| reading.pod.namespace == namespace));
     for note in notes(&readings, &rows, window) {
         context.printer.note(&note);
     }
