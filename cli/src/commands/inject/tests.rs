@@ -113,7 +113,7 @@ items:
 - apiVersion: apps/v1
   kind: StatefulSet
   metadata: {name: db}
-  spec: {template: {metadata: {annotations: {x: y}}, spec: {containers: [{name: db, image: db}]}}}
+  spec: {template: {metadata: {annotations: {x: why}}, spec: {containers: [{name: db, image: db}]}}}
 - apiVersion: apps/v1
   kind: DaemonSet
   metadata: {name: agent}

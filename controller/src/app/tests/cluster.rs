@@ -196,7 +196,7 @@ async fn a_certificate_is_given_for_a_pods_token_that_the_api_server_knows() {
 async fn the_only_replica_leads() {
     let api = Api::start();
     let controller = controller(&api).await;
-    until("it leads", async || controller.admin("/metrics").await.contains("lacewing_controller_leading 1")).await;
+    until("it leads", async || controller.admin("/metrics").await.contains("\nlacewing_controller_leading 1\n")).await;
     let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/lacewing/leases/lacewing-controller").unwrap();
     assert_eq!(lease["spec"]["holderIdentity"], "controller-1");
 }
