@@ -99,7 +99,7 @@ fn probes_keep_their_meaning() {
 fn a_server_of_another_maker_under_load_of_another() {
     let space = pair("wrk");
     let report =
-        space.exec("deployment/client", "shell", &["wrk", "-t", "1", "-c", "8", "-d", "3s", "http://web/"]).good();
+        space.exec("deployment/client", "shell", &["wrk", "-t", "1", "-c", "8", "-d", "3s", "http://web:80/"]).good();
     assert!(report.contains("Requests/sec"), "{report}");
     assert!(!report.contains("Non-2xx") && !report.contains("Socket errors"), "{report}");
 }

@@ -72,7 +72,12 @@ impl Keeper {
             // What is wrong is listed, and tried again.
             let _ = self.look().await;
             let known = self.identity.kept().is_some();
-            sleep(if known { LOOK_INTERVAL } else { FIRST_LOOK_INTERVAL }).await;
+            let next = sleep(if known { LOOK_INTERVAL } else { FIRST_LOOK_INTERVAL });
+            // Who begins to lead has the API server to tell whom to trust: until then, pods start without a proxy.
+            tokio::select! {
+                () = next => {}
+                Ok(()) = self.leading.changed() => {}
+            }
         }
     }
 
