@@ -36,10 +36,13 @@ pub struct Trust {
     pub problems: Option<u64>,
 }
 
+/// A controller's figures, by its pod; or why it did not give them.
+type TrustOf = (String, Result<Trust, String>);
+
 pub struct Facts {
     pub now: u64,
     /// Each controller's figures; or why nobody could be asked.
-    pub trust: Result<Vec<(String, Result<Trust, String>)>, ApiError>,
+    pub trust: Result<Vec<TrustOf>, ApiError>,
     pub secret: Result<Option<Secret>, ApiError>,
     /// Whether the handshake with each controller's webhook goes well under the caBundle.
     pub webhooks: Vec<(String, Result<(), String>)>,

@@ -65,7 +65,7 @@ impl ApiError {
                 match status.code {
                     401 => Self::new(Cause::Unauthorized, format!("{place} does not accept your credentials: {said}"))
                         .hint("have they expired? log in again, and see who you are with `kubectl auth whoami`"),
-                    403 => Self::forbidden(&Asked::of(method, path).as_said(&said), &said),
+                    403 => Self::forbidden(&Asked::of(method, path).saying(&said), &said),
                     404 => Self::new(Cause::NotFound, said),
                     429 | 500..=599 => Self::new(Cause::Other, format!("{place} answered {}: {said}", status.code))
                         .hint("see how it is with `kubectl get --raw /readyz?verbose`"),
@@ -181,7 +181,7 @@ impl Asked {
 
 impl Asked {
     /// With the verb that the server names in `said`, as in `cannot get resource`: it depends on its version.
-    fn as_said(self, said: &str) -> Self {
+    fn saying(self, said: &str) -> Self {
         const VERBS: [&str; 3] = ["get", "create", "list"];
         let named = VERBS.into_iter().find(|verb| said.contains(&format!("cannot {verb} resource")));
         Self { verb: named.unwrap_or(self.verb), ..self }
@@ -255,6 +255,6 @@ mod tests {
         }
         let forward = Asked::of(&Method::GET, "/api/v1/namespaces/a/pods/web-1/portforward");
         let said = "User \"bob\" cannot get resource \"pods/portforward\" in API group \"\"";
-        assert_eq!(forward.as_said(said).verb, "get");
+        assert_eq!(forward.saying(said).verb, "get");
     }
 }
