@@ -1,13 +1,7 @@
 //! Manifests of every kind go in; what comes out, what is said and the exit code are looked at. Injecting and uninjecting
 //! gives the same objects.
 
-use std::{
-    cell::RefCell,
-    fs, io,
-    path::PathBuf,
-    rc::Rc,
-    sync::atomic::{AtomicU32, Ordering::Relaxed},
-};
+use std::{cell::RefCell, fs, io, path::PathBuf, rc::Rc};
 
 use super::*;
 use crate::{cluster::Flags, demo::state::Layout, demo::state::tests::Scratch, output::Printer};
@@ -46,14 +40,8 @@ fn run_with(act: impl FnOnce(&mut Context) -> Result<Exit, Failure>) -> Ran {
     Ran { out: out.text(), said: err.text(), failure }
 }
 
-/// A directory for one call: tests run side by side.
-fn scratch() -> Scratch {
-    static CALLS: AtomicU32 = AtomicU32::new(0);
-    Scratch::new(&format!("inject-{}", CALLS.fetch_add(1, Relaxed)))
-}
-
 fn inject_text(text: &str, manual: bool, config: &[(&str, &str)]) -> Ran {
-    let scratch = scratch();
+    let scratch = Scratch::new("inject");
     let file = scratch.join("in.yaml");
     fs::write(&file, text).expect("write");
     let roots = scratch.join("roots.pem");
@@ -64,7 +52,7 @@ fn inject_text(text: &str, manual: bool, config: &[(&str, &str)]) -> Ran {
 }
 
 fn uninject_text(text: &str) -> Ran {
-    let scratch = scratch();
+    let scratch = Scratch::new("inject");
     let file = scratch.join("in.yaml");
     fs::write(&file, text).expect("write");
     run_with(|context| uninject(context, &Uninject { files: vec![file] }))

@@ -2,7 +2,11 @@
 //!
 //! `Scratch`, the directory of one test, serves the other tests of this crate, too.
 
-use std::{ops::Deref, os::unix::fs::symlink};
+use std::{
+    ops::Deref,
+    os::unix::fs::symlink,
+    sync::atomic::{AtomicU32, Ordering::Relaxed},
+};
 
 use super::*;
 
@@ -11,7 +15,10 @@ pub struct Scratch(PathBuf);
 
 impl Scratch {
     pub fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("lacewing-cli-test-{}-{name}", std::process::id()));
+        // Tests run side by side, and some share a name.
+        static MADE: AtomicU32 = AtomicU32::new(0);
+        let made = MADE.fetch_add(1, Relaxed);
+        let path = std::env::temp_dir().join(format!("lacewing-cli-test-{}-{made}-{name}", std::process::id()));
         let _ = fs::remove_dir_all(&path);
         fs::create_dir(&path).expect("scratch directory");
         Self(path)
