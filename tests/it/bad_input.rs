@@ -125,7 +125,7 @@ fn bad_settings_are_named_all_at_once_and_a_taken_port_with_its_setting() {
     assert_eq!(out.status.code(), Some(64), "{}", text(&out));
     says(
         &text(&out),
-        &["4 bad settings", "LACEWING_MANIFESTS", "LACEWING_STATE_DIR", "LACEWING_GRPC_ADDR", "LACEWING_LEAF_LIFETIME"],
+        &["3 bad settings", "LACEWING_POD_NAME", "LACEWING_MANIFESTS", "LACEWING_GRPC_ADDR", "LACEWING_LEAF_LIFETIME"],
     );
 
     let taken = TcpListener::bind(solo.controller_grpc()).unwrap();

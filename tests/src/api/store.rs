@@ -253,7 +253,7 @@ impl Store {
     pub fn list(&self, target: &Target) -> Result<Value, Refusal> {
         let limit = target.query.get("limit").and_then(|limit| limit.parse().ok()).unwrap_or(0);
         let limit = if limit == 0 { usize::MAX } else { limit };
-        let (version, from) = match target.query.get("continue") {
+        let (version, from) = match target.query.get("continue").filter(|token| !token.is_empty()) {
             Some(token) => {
                 let (version, from) = token.split_once('-').expect("a token of ours");
                 (version.parse::<u64>().expect("a token of ours"), from.parse::<usize>().expect("a token of ours"))
