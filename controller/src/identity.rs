@@ -75,6 +75,9 @@ struct State {
     trust: Option<Trust>,
     own: Option<Own>,
     webhook: Option<Webhook>,
+    /// The API server knows the root of the webhook's certificate, or is no longer waited for. Never taken back: a
+    /// registration that vanishes later is no reason not to serve those who are meshed.
+    announced: bool,
 }
 
 /// The controller's own certificate in use.
@@ -182,6 +185,9 @@ impl Identity {
         } else if issuer_begin > now {
             let (place, left) = (&self.place, issuer_begin - now);
             Some(format!("the issuer in {place} begins only in {left} s; is this machine's clock right?"))
+        } else if self.webhook_name.is_some() && !state.announced {
+            let why = why(Matter::Injector);
+            Some(format!("the API server does not know the root of the webhook's certificate yet{why}"))
         } else {
             None
         }
@@ -240,6 +246,15 @@ impl Identity {
         }
     }
 
+    /// Whether being ready waits no longer for the API server to know the webhook's root.
+    fn is_announced(&self) -> bool {
+        self.webhook_name.is_none() || self.state.read().announced
+    }
+
+    fn announced(&self) {
+        self.state.write().announced = true;
+    }
+
     /// Moves on with time, and says what is in force if that changed.
     fn settle(&self, now: u64, applied: bool) {
         if let Some(trust) = &mut self.state.write().trust {
@@ -258,7 +273,7 @@ impl Identity {
     /// What could not be renewed; what is there stays in use.
     fn renew_if_due(&self, now: u64, jitter: f64) -> Result<(), lacewing_identity::Error> {
         let mut state = self.state.write();
-        let State { trust: Some(trust), own, webhook } = &mut *state else { return Ok(()) };
+        let State { trust: Some(trust), own, webhook, .. } = &mut *state else { return Ok(()) };
         let (signing, bundle) = (trust.signing(), trust.bundle());
         // A certificate of the future is one from before the clock was set back.
         let is_good =

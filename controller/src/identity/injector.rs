@@ -7,37 +7,60 @@ use http::Method;
 use lacewing_identity::TrustBundle;
 use serde_json::{Value, json};
 
-use crate::cluster::{APPLY, ApiError, Cluster};
+use crate::cluster::{APPLY, Cluster};
 
 const PATH: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/lacewing-injector";
 /// Who owns the field.
 const MANAGER: &str = "lacewing-controller";
 
-/// Puts the roots where they are not yet. `Ok(false)`: they were there.
-///
-/// # Errors
-/// The registration is not there, or cannot be read or written.
-pub async fn sync(cluster: &Cluster, bundle: &TrustBundle) -> Result<bool, String> {
-    let body = cluster.request(Method::GET, PATH, None).await.map_err(|error| failed("read", &error))?;
-    let registration: Value = serde_json::from_slice(&body).map_err(|error| format!("it is not readable: {error}"))?;
-    let Some(patch) = patch(&registration, bundle) else { return Ok(false) };
-    let path = format!("{PATH}?fieldManager={MANAGER}&force=true");
-    let patched = cluster.request(Method::PATCH, &path, Some((APPLY, patch.to_string().into_bytes()))).await;
-    patched.map(|_| true).map_err(|error| failed("write", &error))
+/// What the API server knows of the webhook.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Registration {
+    /// It can call it: the root of the webhook's certificate is there.
+    Known,
+    /// Nothing is registered, so nobody calls.
+    Absent,
+    /// It is registered and cannot be called (why), or nobody knows.
+    Unknown(String),
 }
 
-fn failed(what: &str, error: &ApiError) -> String {
-    if error.is(404) {
-        return "it is not there, so no pod is injected: install the mesh anew (`mesh install | kubectl apply -f -`)"
-            .to_owned();
+/// Looks whether the API server can call the webhook; who `leads` puts all roots there, where any is missing.
+pub async fn sync(cluster: &Cluster, bundle: &TrustBundle, leads: bool) -> Registration {
+    let registration: Value = match cluster.request(Method::GET, PATH, None).await {
+        Ok(body) => match serde_json::from_slice(&body) {
+            Ok(registration) => registration,
+            Err(error) => return Registration::Unknown(format!("it is not readable: {error}")),
+        },
+        Err(error) if error.is(404) => return Registration::Absent,
+        Err(error) => return Registration::Unknown(format!("cannot read it: {error}")),
+    };
+    let webhooks = registration["webhooks"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if webhooks.is_empty() {
+        return Registration::Absent;
     }
-    format!("cannot {what} it: {error}")
+    if !leads {
+        let wait = "the root of this replica's certificate is not there yet; the replica that leads writes it";
+        let known = webhooks.iter().all(|webhook| trusts(webhook, bundle));
+        return if known { Registration::Known } else { Registration::Unknown(wait.to_owned()) };
+    }
+    let Some(patch) = patch(webhooks, bundle) else { return Registration::Known };
+    let path = format!("{PATH}?fieldManager={MANAGER}&force=true");
+    match cluster.request(Method::PATCH, &path, Some((APPLY, patch.to_string().into_bytes()))).await {
+        Ok(_) => Registration::Known,
+        Err(error) => Registration::Unknown(format!("cannot write it: {error}")),
+    }
+}
+
+/// Whether the API server, told so, verifies certificates under our first root.
+fn trusts(webhook: &Value, bundle: &TrustBundle) -> bool {
+    let roots = webhook["clientConfig"]["caBundle"].as_str().and_then(|text| STANDARD.decode(text).ok());
+    let roots = roots.and_then(|pem| TrustBundle::from_pem(std::str::from_utf8(&pem).ok()?).ok());
+    roots.is_some_and(|roots| roots.certificates().contains(&bundle.certificates()[0]))
 }
 
 /// What to apply, if any of the webhooks has other roots.
-fn patch(registration: &Value, bundle: &TrustBundle) -> Option<Value> {
+fn patch(webhooks: &[Value], bundle: &TrustBundle) -> Option<Value> {
     let roots = STANDARD.encode(bundle.to_pem());
-    let webhooks = registration["webhooks"].as_array()?;
     if webhooks.iter().all(|webhook| webhook["clientConfig"]["caBundle"].as_str() == Some(&roots)) {
         return None;
     }

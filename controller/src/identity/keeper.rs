@@ -11,10 +11,14 @@ use lacewing_identity::{
         rotation::{Situation, Step},
     },
 };
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep},
+};
 
 use super::{
-    Identity, Matter, Problem, injector,
+    Identity, Matter, Problem,
+    injector::{self, Registration},
     store::{Found, Store, StoreError},
     trust::{Previous, Terms, Trust},
 };
@@ -22,8 +26,11 @@ use crate::{cluster::Cluster, grpc::streams::Streams, publish::Publisher};
 
 /// How often what is kept is looked at.
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
-/// The same before it could be read for the first time: nothing works until then.
+/// The same before all is there for the first time: nobody is served until then.
 const FIRST_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long being ready waits for the API server to know the webhook's root. After that those who are meshed already
+/// are better served by a controller whose webhook fails, and says so, than by none.
+const REGISTRATION_PATIENCE: Duration = Duration::from_secs(30);
 /// Part of an issuer's life after which it should have been renewed by whoever renews it, in percent.
 const RENEWED_BY: u64 = 80;
 const LAST_GOOD: &str = "the last good one stays in use";
@@ -45,11 +52,15 @@ pub struct Keeper {
     pub done: Done,
 }
 
-/// What was written last, so that it is written once.
+/// What was written or seen last, so that it is done once.
 #[derive(Default)]
 pub struct Done {
     public: Option<TrustBundle>,
     previous: Option<Previous>,
+    /// The API server knew our root when it was last asked.
+    registered: bool,
+    /// When it was asked first.
+    asked: Option<Instant>,
 }
 
 impl Keeper {
@@ -71,8 +82,8 @@ impl Keeper {
         loop {
             // What is wrong is listed, and tried again.
             let _ = self.look().await;
-            let known = self.identity.kept().is_some();
-            let next = sleep(if known { LOOK_INTERVAL } else { FIRST_LOOK_INTERVAL });
+            let begun = self.identity.kept().is_some() && self.identity.is_announced();
+            let next = sleep(if begun { LOOK_INTERVAL } else { FIRST_LOOK_INTERVAL });
             // Who begins to lead has the API server to tell whom to trust: until then, pods start without a proxy.
             tokio::select! {
                 () = next => {}
@@ -185,25 +196,33 @@ impl Keeper {
             self.done.public = published.is_ok().then(|| bundle.clone());
             self.identity.note(Matter::Public, published);
         }
-        if !leads {
-            return;
-        }
-        let previous = self.identity.previous();
-        if let Some(previous) = previous.filter(|previous| self.done.previous.as_ref() != Some(previous)) {
+        let previous = self.identity.previous().filter(|previous| self.done.previous.as_ref() != Some(previous));
+        if let Some(previous) = previous.filter(|_| leads) {
             let kept = self.store.keep_previous(&previous).await.map_err(|error| self.wrong(&error));
             self.done.previous = kept.is_ok().then_some(previous);
             self.identity.note(Matter::Previous, kept);
         }
-        if let Some(cluster) = &self.injector {
-            let synced = injector::sync(cluster, &bundle).await.map(|_| ());
-            self.identity.note(
-                Matter::Injector,
-                synced.map_err(|cause| Problem {
-                    place: "MutatingWebhookConfiguration lacewing-injector".to_owned(),
-                    cause,
-                    in_force: "new pods may come up without a proxy".to_owned(),
-                }),
-            );
+        self.announce(&bundle, leads).await;
+    }
+
+    /// Sees to it that the API server can call the webhook: the leader always, the others until they have seen it.
+    async fn announce(&mut self, bundle: &TrustBundle, leads: bool) {
+        let Some(cluster) = self.injector.as_ref().filter(|_| leads || !self.done.registered) else { return };
+        let asked = *self.done.asked.get_or_insert_with(Instant::now);
+        let registration = injector::sync(cluster, bundle, leads).await;
+        self.done.registered = registration == Registration::Known;
+        let (cause, is_waited_for) = match registration {
+            Registration::Known => (None, false),
+            Registration::Absent => {
+                (Some("it is not there; install the mesh anew (`mesh install | kubectl apply -f -`)".to_owned()), false)
+            }
+            Registration::Unknown(why) => (Some(why), asked.elapsed() < REGISTRATION_PATIENCE),
+        };
+        let place = "MutatingWebhookConfiguration lacewing-injector".to_owned();
+        let in_force = "new pods may come up without a proxy".to_owned();
+        self.identity.note(Matter::Injector, cause.map_or(Ok(()), |cause| Err(Problem { place, cause, in_force })));
+        if !is_waited_for {
+            self.identity.announced();
         }
     }
 

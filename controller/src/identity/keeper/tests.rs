@@ -33,6 +33,8 @@ struct Api {
     objects: Mutex<BTreeMap<String, Value>>,
     writes: Mutex<Vec<String>>,
     down: AtomicBool,
+    /// Writing the webhook's registration is refused.
+    no_right: AtomicBool,
 }
 
 impl Api {
@@ -87,6 +89,7 @@ impl Api {
                 }
                 _ => (StatusCode::OK, put(&mut objects, path.to_owned(), body, &version)),
             },
+            Method::PATCH if self.no_right.load(Ordering::Relaxed) => said(StatusCode::FORBIDDEN),
             Method::PATCH => {
                 assert_eq!(query, Some("fieldManager=lacewing-controller&force=true"));
                 let mut object = objects[path].clone();
@@ -366,4 +369,93 @@ async fn the_registration_has_our_roots_whoever_takes_them_out() {
     look(&mut leader, NOW).await;
     let [problem] = &leader.identity.problems()[..] else { panic!("one problem") };
     assert!(problem.cause.contains("mesh install"), "{problem}");
+}
+
+fn unready(keeper: &Keeper) -> String {
+    keeper.identity.unready(NOW).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn ready_is_whom_the_api_server_can_call() {
+    let api = Api::new();
+    let (mut leader, mut follower) = (api.replica(true), api.replica(false));
+    look(&mut follower, NOW).await;
+    let why = unready(&follower);
+    assert!(why.contains("webhook's certificate") && why.contains("replica that leads writes it"), "{why}");
+    assert_eq!(api.writes_to(INJECTOR), 0);
+    look(&mut leader, NOW).await;
+    look(&mut follower, NOW).await;
+    assert_eq!((unready(&leader), unready(&follower)), (String::new(), String::new()));
+    assert!(follower.identity.problems().is_empty());
+    // Not taken back by what happens later, and not looked at again by who does not lead.
+    api.edit(INJECTOR, |object| object["webhooks"][0]["clientConfig"]["caBundle"] = json!("c29tZWJvZHkncw=="));
+    look(&mut follower, NOW).await;
+    assert!(unready(&follower).is_empty() && follower.identity.problems().is_empty());
+    // Somebody else's roots are not ours.
+    let mut late = api.replica(false);
+    look(&mut late, NOW).await;
+    assert!(unready(&late).contains("not there yet"), "{}", unready(&late));
+}
+
+#[tokio::test]
+async fn without_a_registration_nobody_calls_and_nothing_is_waited_for() {
+    for gone in [Value::Null, json!([])] {
+        let api = Api::new();
+        api.edit(INJECTOR, |object| object["webhooks"] = gone);
+        let mut leader = api.replica(true);
+        look(&mut leader, NOW).await;
+        assert_eq!(unready(&leader), "");
+        let [problem] = &leader.identity.problems()[..] else { panic!("one problem") };
+        assert!(problem.cause.contains("mesh install"), "{problem}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_cannot_be_written_is_waited_for_and_then_reported() {
+    let api = Api::new();
+    api.no_right.store(true, Ordering::Relaxed);
+    set_time(NOW);
+    let leader = api.replica(true);
+    let identity = leader.identity.clone();
+    let began = Instant::now();
+    let running = tokio::spawn(leader.run());
+    while identity.unready(NOW).is_some() {
+        let why = identity.unready(NOW).unwrap();
+        assert!(began.elapsed() < REGISTRATION_PATIENCE + FIRST_LOOK_INTERVAL, "{why}");
+        sleep(FIRST_LOOK_INTERVAL).await;
+    }
+    assert!(began.elapsed() >= REGISTRATION_PATIENCE);
+    let [problem] = &identity.problems()[..] else { panic!("one problem") };
+    assert!(problem.cause.contains("cannot write it") && problem.cause.contains("403"), "{problem}");
+    api.no_right.store(false, Ordering::Relaxed);
+    sleep(LOOK_INTERVAL).await;
+    assert!(identity.problems().is_empty() && api.ca_bundle() == identity.bundle().unwrap().to_pem());
+    running.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_begins_to_lead_tells_the_api_server_at_once() {
+    let api = Api::new();
+    let mut before = api.replica(true);
+    look(&mut before, NOW).await;
+    let (lead, leading) = watch::channel(false);
+    let next = Keeper { leading, ..api.replica(false) };
+    let identity = next.identity.clone();
+    let running = tokio::spawn(next.run());
+    while identity.unready(NOW).is_some() {
+        sleep(Duration::from_millis(1)).await;
+    }
+    api.edit(INJECTOR, |object| object["webhooks"][0]["clientConfig"]["caBundle"] = Value::Null);
+    let writes = api.writes_to(INJECTOR);
+    lead.send_replace(true);
+    let since = Instant::now();
+    while api.writes_to(INJECTOR) == writes {
+        sleep(Duration::from_millis(1)).await;
+        assert!(since.elapsed() < LOOK_INTERVAL / 5, "it slept on");
+    }
+    assert_eq!(api.ca_bundle(), identity.bundle().unwrap().to_pem());
+    // The election is gone: it goes on looking, and does not spin.
+    drop(lead);
+    sleep(LOOK_INTERVAL * 2).await;
+    running.abort();
 }
