@@ -7,7 +7,7 @@ use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc};
 
 use anyhow::{Context, Error, Result, anyhow};
 use aws_lc_rs::rand::{SecureRandom, SystemRandom};
-use lacewing_ops::admin::{bind, serve};
+use lacewing_ops::admin::{bind_both, serve};
 use parking_lot::Mutex;
 use tokio::{
     net::TcpListener,
@@ -287,7 +287,7 @@ fn ended_early(ended: Result<&'static str, JoinError>) -> Error {
 }
 
 fn listen(address: SocketAddr, setting: &str) -> Result<TcpListener> {
-    let listener = bind(address, setting)?;
+    let listener = bind_both(address, setting)?;
     let address = listener.local_addr().context("a listener without an address")?;
     tracing::info!(%address, setting, "listening");
     Ok(listener)

@@ -24,9 +24,9 @@ pub const WEBHOOK_ADDR: &str = "LACEWING_WEBHOOK_ADDR";
 pub struct Config {
     /// Where cluster state comes from.
     pub source: Source,
-    /// `LACEWING_GRPC_ADDR` (`0.0.0.0:8080`).
+    /// `LACEWING_GRPC_ADDR` (`[::]:8080`); `[::]` is IPv4 as well, here and below.
     pub grpc_addr: SocketAddr,
-    /// `LACEWING_ADMIN_ADDR` (`0.0.0.0:9990`).
+    /// `LACEWING_ADMIN_ADDR` (`[::]:9990`).
     pub admin_addr: SocketAddr,
     /// `LACEWING_TRUST_DOMAIN` (`cluster.local`).
     pub trust_domain: TrustDomain,
@@ -65,7 +65,7 @@ pub struct Kubernetes {
     pub namespace: String,
     /// `LACEWING_POD_NAME`: who the controller is among its replicas.
     pub pod_name: String,
-    /// `LACEWING_WEBHOOK_ADDR` (`0.0.0.0:8443`): where the API server asks about new pods.
+    /// `LACEWING_WEBHOOK_ADDR` (`[::]:8443`): where the API server asks about new pods.
     pub webhook_addr: SocketAddr,
     /// `LACEWING_PROXY`: what injected proxies get, as JSON.
     pub proxy: ProxySettings,
@@ -80,8 +80,8 @@ impl Config {
         let mut settings = Settings::new(env);
         let log = settings.get("LACEWING_LOG", "info", log::init);
         let source = source(&mut settings);
-        let grpc_addr = settings.get(GRPC_ADDR, "0.0.0.0:8080", parsed);
-        let admin_addr = settings.get(ADMIN_ADDR, "0.0.0.0:9990", parsed);
+        let grpc_addr = settings.get(GRPC_ADDR, "[::]:8080", parsed);
+        let admin_addr = settings.get(ADMIN_ADDR, "[::]:9990", parsed);
         let trust_domain = settings.get("LACEWING_TRUST_DOMAIN", "cluster.local", parsed);
         let leaf_lifetime = settings.get("LACEWING_LEAF_LIFETIME", "24h", leaf_lifetime);
         let exit_with_parent = settings.get("LACEWING_EXIT_WITH_PARENT", "0", switch);
@@ -107,7 +107,7 @@ fn source(settings: &mut Settings<'_>) -> Option<Source> {
         let namespace = settings.get("LACEWING_NAMESPACE", OWN_NAMESPACE, text);
         let what = "the controller's pod (fieldRef metadata.name); outside a cluster set LACEWING_MANIFESTS instead";
         let pod_name = settings.required("LACEWING_POD_NAME", what, text);
-        let webhook_addr = settings.get(WEBHOOK_ADDR, "0.0.0.0:8443", parsed);
+        let webhook_addr = settings.get(WEBHOOK_ADDR, "[::]:8443", parsed);
         let proxy = settings.get("LACEWING_PROXY", "", proxy);
         return Some(Source::Kubernetes(Kubernetes {
             kubeconfig: kubeconfig?,
@@ -161,8 +161,8 @@ mod tests {
     #[test]
     fn two_settings_are_enough() {
         let config = read(&[("LACEWING_MANIFESTS", "/m"), ("LACEWING_STATE_DIR", "/s")]).unwrap();
-        assert_eq!(config.grpc_addr.to_string(), "0.0.0.0:8080");
-        assert_eq!(config.admin_addr.to_string(), "0.0.0.0:9990");
+        assert_eq!(config.grpc_addr.to_string(), "[::]:8080");
+        assert_eq!(config.admin_addr.to_string(), "[::]:9990");
         assert_eq!(config.leaf_lifetime, Duration::from_secs(86_400));
         assert_eq!((config.trust_domain.as_str(), config.exit_with_parent), ("cluster.local", false));
         let Source::Directory(directory) = config.source else { panic!("{config:?}") };

@@ -7,7 +7,7 @@ use std::{
     convert::Infallible,
     future::{Future, ready},
     io,
-    net::SocketAddr,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -107,12 +107,37 @@ fn has_no_ipv6(error: &io::Error) -> bool {
 /// A listener on an IPv6 address takes IPv6 only: IPv4 has a listener of its own.
 fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
     let socket = if addr.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    listen_with(socket, addr, true)
+}
+
+fn listen_with(socket: TcpSocket, addr: SocketAddr, only_v6: bool) -> io::Result<TcpListener> {
     if addr.is_ipv6() {
-        SockRef::from(&socket).set_only_v6(true)?;
+        SockRef::from(&socket).set_only_v6(only_v6)?;
     }
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     socket.listen(BACKLOG)
+}
+
+/// Binds as [`bind`] does, but `[::]` is both families: it takes IPv4, too, and becomes `0.0.0.0` on a host without IPv6.
+///
+/// # Errors
+/// As for [`bind`].
+pub fn bind_both(addr: SocketAddr, setting: &str) -> io::Result<TcpListener> {
+    both(addr, setting, TcpSocket::new_v6)
+}
+
+fn both(addr: SocketAddr, setting: &str, v6: fn() -> io::Result<TcpSocket>) -> io::Result<TcpListener> {
+    if addr.ip() != Ipv6Addr::UNSPECIFIED {
+        return bind(addr, setting);
+    }
+    match v6() {
+        Ok(socket) => listen_with(socket, addr, false).map_err(|error| explained(addr, setting, &error)),
+        Err(error) => {
+            tracing::info!(%addr, %error, "this host has no IPv6; listening on IPv4 alone");
+            bind((Ipv4Addr::UNSPECIFIED, addr.port()).into(), setting)
+        }
+    }
 }
 
 /// Binds an admin port or any other listener, with an error for the operator.
@@ -120,18 +145,22 @@ fn listen(addr: SocketAddr) -> io::Result<TcpListener> {
 /// # Errors
 /// The address is in use or not ours: which setting, and what to do.
 pub fn bind(addr: SocketAddr, setting: &str) -> io::Result<TcpListener> {
-    listen(addr).map_err(|error| {
-        let cause = match error.kind() {
-            io::ErrorKind::AddrInUse => format!(
+    listen(addr).map_err(|error| explained(addr, setting, &error))
+}
+
+fn explained(addr: SocketAddr, setting: &str, error: &io::Error) -> io::Error {
+    let cause = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!(
                 "another process listens there; find it with `ss -ltnp 'sport = :{}'`, or set {setting}",
                 addr.port()
-            ),
-            io::ErrorKind::AddrNotAvailable => format!("this host has no such address; set {setting}"),
-            io::ErrorKind::PermissionDenied => format!("ports below 1024 need privileges; set {setting}"),
-            _ => format!("see {setting}"),
-        };
-        io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}; {cause}"))
-    })
+            )
+        }
+        io::ErrorKind::AddrNotAvailable => format!("this host has no such address; set {setting}"),
+        io::ErrorKind::PermissionDenied => format!("ports below 1024 need privileges; set {setting}"),
+        _ => format!("see {setting}"),
+    };
+    io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}; {cause}"))
 }
 
 /// A plain-text answer.
@@ -151,4 +180,33 @@ pub fn answer(status: StatusCode, content_type: &'static str, body: Bytes) -> An
     answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(content_type));
     answer.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, header::HeaderValue::from_static("nosniff"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_families_are_one_listener_and_one_alone_where_there_is_no_other() {
+        let any: SocketAddr = "[::]:0".parse().unwrap();
+        let no_ipv6 = || Err(io::Error::from_raw_os_error(97));
+        let listeners = [(bind_both(any, "X"), true), (both(any, "X", no_ipv6), false)];
+        for (listener, has_ipv6) in listeners {
+            let listener = listener.unwrap();
+            let port = listener.local_addr().unwrap().port();
+            assert_eq!(listener.local_addr().unwrap().is_ipv6(), has_ipv6);
+            for (client, is_served) in [("127.0.0.1", true), ("::1", has_ipv6)] {
+                let connected = TcpStream::connect((client, port)).await;
+                assert_eq!(connected.is_ok(), is_served, "{client}: {connected:?}");
+            }
+            let taken = both((Ipv6Addr::UNSPECIFIED, port).into(), "X", TcpSocket::new_v6).unwrap_err().to_string();
+            assert!(taken.contains("another process listens there") && taken.contains("set X"), "{taken}");
+        }
+        // Any other address is what it says.
+        let listener = bind_both("127.0.0.1:0".parse().unwrap(), "X").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        assert!(TcpStream::connect(("::1", port)).await.is_err());
+    }
 }

@@ -53,6 +53,21 @@ async fn a_port_in_use_is_named_with_its_setting() {
 }
 
 #[tokio::test]
+async fn clients_of_both_families_are_served() {
+    let temp = TempDir::new();
+    let mut config = config(&temp.0);
+    (config.grpc_addr, config.admin_addr) = ("[::]:0".parse().unwrap(), "[::]:0".parse().unwrap());
+    let mut controller = Controller::of(temp, config).await;
+    let (grpc, admin) = (controller.grpc.port(), controller.admin.port());
+    for ip in ["127.0.0.1", "::1"] {
+        let ip = ip.parse().unwrap();
+        (controller.grpc, controller.admin) = (SocketAddr::new(ip, grpc), SocketAddr::new(ip, admin));
+        assert!(controller.admin("/live").await.starts_with("HTTP/1.1 200"), "{ip}");
+        controller.client(None).await;
+    }
+}
+
+#[tokio::test]
 async fn lists_of_the_admin_port_need_the_header() {
     let controller = Controller::ready(CLUSTER).await;
     for (path, open) in [("/streams", false), ("/errors", false), ("/ready", true), ("/live", true), ("/metrics", true)]
