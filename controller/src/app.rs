@@ -234,6 +234,7 @@ async fn from_cluster(
     let telling = events::follow(cluster.clone(), queue, config.pod_name.clone(), clock::unix_now);
     let port = listen(config.webhook_addr, config::WEBHOOK_ADDR)?;
     let (settings, namespace) = (config.proxy.clone(), config.namespace.clone());
+    publisher.set_default_inbound(settings.inbound());
     Ok(Source {
         parts: vec![
             ("the look at the cluster", Box::pin(following)),

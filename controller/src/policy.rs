@@ -44,7 +44,7 @@ pub fn inbound(world: &World, name: &Name) -> Option<InboundPorts> {
     })
 }
 
-/// The mode that is annotated on the pod, else on its Namespace, else the default.
+/// The mode that is annotated on the pod, else on its Namespace, else the mesh's default.
 ///
 /// # Errors
 /// The annotation that counts is not a mode.
@@ -52,7 +52,7 @@ pub fn mode(world: &World, name: &Name, pod: &Pod) -> Result<InboundMode, BadVal
     let namespace = || world.namespace(&name.namespace)?.metadata.annotation(labels::INBOUND);
     match pod.metadata.annotation(labels::INBOUND).or_else(namespace) {
         Some(value) => value.parse(),
-        None => Ok(InboundMode::default()),
+        None => Ok(world.default_inbound()),
     }
 }
 

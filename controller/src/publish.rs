@@ -10,7 +10,7 @@ mod quota;
 
 use std::{collections::HashSet, sync::Arc};
 
-use lacewing_crds::Name;
+use lacewing_crds::{Name, labels::InboundMode};
 use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
 use parking_lot::Mutex;
 
@@ -113,6 +113,11 @@ impl Publisher {
 
     pub fn trust_domain(&self) -> &TrustDomain {
         &self.trust_domain
+    }
+
+    /// Takes whom pods serve where nothing is annotated: at the start, before anybody follows anything.
+    pub fn set_default_inbound(&self, mode: InboundMode) {
+        self.state.lock().known.world.set_default_inbound(mode);
     }
 
     /// Follows a question on behalf of an identity. `mailbox` gets `number` whenever there is another answer.

@@ -11,7 +11,9 @@ use std::{
     sync::Arc,
 };
 
-use lacewing_crds::{EndpointSlice, Kind, Name, Namespace, Object, ObjectKey, Pod, Service, TargetRef};
+use lacewing_crds::{
+    EndpointSlice, Kind, Name, Namespace, Object, ObjectKey, Pod, Service, TargetRef, labels::InboundMode,
+};
 
 use crate::endpoints::addresses;
 
@@ -29,9 +31,19 @@ pub struct World {
     pods_by_ip: Lookup<IpAddr>,
     /// How many endpoints say that a node is in a zone.
     zones: BTreeMap<(String, String), usize>,
+    inbound: InboundMode,
 }
 
 impl World {
+    /// Whom pods serve where nothing is annotated.
+    pub fn default_inbound(&self) -> InboundMode {
+        self.inbound
+    }
+
+    pub fn set_default_inbound(&mut self, mode: InboundMode) {
+        self.inbound = mode;
+    }
+
     /// Adds the object, or replaces the one of the same key.
     pub fn apply(&mut self, object: Object) {
         let ObjectKey { kind, name } = object.key();

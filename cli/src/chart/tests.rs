@@ -299,9 +299,7 @@ fn the_schema_has_the_settings_of_the_table() {
     let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
     let there = &schema["properties"]["proxy"]["properties"]["annotations"]["properties"];
     let there: BTreeSet<&str> = there.as_object().expect("a map").keys().map(String::as_str).collect();
-    // What is policy belongs to Namespaces and pods: it has no default for all.
-    let settings = config::SETTINGS.iter().filter(|setting| setting.becomes != config::Becomes::Policy);
-    assert_eq!(there, settings.map(config::Setting::suffix).collect());
+    assert_eq!(there, config::SETTINGS.iter().map(config::Setting::suffix).collect());
 }
 
 /// Every map in a schema says what else may be in it.

@@ -8,7 +8,7 @@ use k8s_openapi::{
     apimachinery::pkg::api::resource::Quantity,
 };
 use lacewing_crds::labels::{
-    self,
+    self, InboundMode,
     config::{self, Becomes, Grammar, Refused, SETTINGS, Setting},
 };
 use serde::Deserialize;
@@ -61,15 +61,18 @@ impl FromStr for ProxySettings {
             wrong.extend(check(&format!("{}{key}", config::PREFIX), value).err());
         }
         for (suffix, value) in &settings.annotations {
-            match check(&format!("{}{suffix}", config::PREFIX), value) {
-                Ok(setting) if setting.becomes == Becomes::Policy => {
-                    wrong.push(format!("{} has no default for all pods: annotate Namespaces", setting.key));
-                }
-                Ok(_) => {}
-                Err(why) => wrong.push(why),
-            }
+            wrong.extend(check(&format!("{}{suffix}", config::PREFIX), value).err());
         }
         if wrong.is_empty() { Ok(settings) } else { Err(wrong.join("; ")) }
+    }
+}
+
+impl ProxySettings {
+    /// Whom pods serve where nothing is annotated.
+    pub fn inbound(&self) -> InboundMode {
+        // Checked when it was read.
+        let given = self.annotations.get("inbound").and_then(|mode| mode.parse().ok());
+        given.unwrap_or_default()
     }
 }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
+use lacewing_crds::labels::InboundMode;
 use serde_json::json;
 
 use super::*;
@@ -348,11 +349,13 @@ fn the_charts_values_are_checked() {
         (r#"{"image":"a","imagePullPolicy":"Sometimes"}"#, "Always, IfNotPresent or Never"),
         (r#"{"image":"a","annotations":{"skip-subnets":"10.1.2.3/8"}}"#, "skip-subnets"),
         (r#"{"image":"a","annotations":{"opaque-ports":"25"}}"#, "not honoured"),
-        (r#"{"image":"a","annotations":{"inbound":"strict"}}"#, "annotate Namespaces"),
+        (r#"{"image":"a","annotations":{"inbound":"closed"}}"#, "permissive or strict"),
     ] {
         let error = json.parse::<ProxySettings>().unwrap_err();
         assert!(error.contains(part), "{error}");
     }
+    let strict: ProxySettings = r#"{"image":"a","annotations":{"inbound":"strict"}}"#.parse().unwrap();
+    assert_eq!((strict.inbound(), ProxySettings::default().inbound()), (InboundMode::Strict, InboundMode::Permissive));
     let shown = format!("{{\"image\":{:?}}}", ProxySettings::default().image);
     assert_eq!(shown.parse(), Ok(ProxySettings::default()));
 }

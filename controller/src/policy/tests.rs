@@ -36,16 +36,23 @@ fn answer(world: &World) -> InboundPorts {
 }
 
 #[test]
-fn the_pod_wins_over_its_namespace() {
+fn the_pod_wins_over_its_namespace_and_that_over_the_mesh() {
+    use InboundMode::{Permissive, Strict};
     let strict = "config.lacewing.dev/inbound: strict";
     let permissive = "config.lacewing.dev/inbound: permissive";
-    for (pod, namespace, mode) in [
-        ("", "", InboundMode::Permissive),
-        ("", strict, InboundMode::Strict),
-        (permissive, strict, InboundMode::Permissive),
-        (strict, permissive, InboundMode::Strict),
+    for (pod, namespace, mesh, mode) in [
+        ("", "", None, Permissive),
+        ("", "", Some(Strict), Strict),
+        ("", strict, None, Strict),
+        ("", permissive, Some(Strict), Permissive),
+        (permissive, strict, Some(Strict), Permissive),
+        (strict, permissive, Some(Permissive), Strict),
     ] {
-        assert_eq!(answer(&cluster(pod, namespace, "")).mode, mode, "{pod} {namespace}");
+        let mut world = cluster(pod, namespace, "");
+        if let Some(mode) = mesh {
+            world.set_default_inbound(mode);
+        }
+        assert_eq!(answer(&world).mode, mode, "{pod} {namespace} {mesh:?}");
     }
 }
 

@@ -28,6 +28,11 @@ fn path(pod: &str) -> String {
 
 /// A controller that reads `api`; it need not be ready.
 async fn controller(api: &Api) -> Controller {
+    with(api, ProxySettings::default()).await
+}
+
+/// The same, with these values of the chart.
+async fn with(api: &Api, proxy: ProxySettings) -> Controller {
     let temp = TempDir::new();
     let kubeconfig = temp.0.join("kubeconfig");
     fs::write(&kubeconfig, api.kubeconfig()).unwrap();
@@ -37,7 +42,7 @@ async fn controller(api: &Api) -> Controller {
         namespace: "lacewing".into(),
         pod_name: "controller-1".into(),
         webhook_addr: "127.0.0.1:0".parse().unwrap(),
-        proxy: ProxySettings::default(),
+        proxy,
     });
     Controller::of(temp, config).await
 }
@@ -191,6 +196,21 @@ async fn a_certificate_is_given_for_a_pods_token_that_the_api_server_knows() {
     }
     api.refuse("/apis/authentication.k8s.io", 500);
     assert_eq!(controller.certify("good".into()).await.unwrap_err().code(), Code::Unavailable);
+}
+
+#[tokio::test]
+async fn the_chart_says_whom_pods_serve_where_nothing_is_annotated() {
+    let api = Api::start();
+    api.put(&pod("one", json!({})));
+    for (values, mode) in
+        [(r#"{"image":"x"}"#, "Permissive"), (r#"{"image":"x","annotations":{"inbound":"strict"}}"#, "Strict")]
+    {
+        let controller = with(&api, values.parse().unwrap()).await;
+        ready(&controller).await;
+        let name = Name::new(NAMESPACE, "one");
+        let inbound = controller.publisher.with_world(|world| crate::policy::inbound(world, &name)).unwrap();
+        assert_eq!(format!("{:?}", inbound.mode), mode, "{values}");
+    }
 }
 
 #[tokio::test]
