@@ -103,7 +103,13 @@ impl Solo {
 
     /// Starts one proxy; it need not be ready.
     pub fn start_proxy(&mut self, pod: &str) {
-        let env = self.proxy_env(pod);
+        self.start_proxy_with(pod, &[]);
+    }
+
+    /// The same with other settings, which win.
+    pub fn start_proxy_with(&mut self, pod: &str, other: &[(&'static str, String)]) {
+        let mut env = self.proxy_env(pod);
+        env.extend_from_slice(other);
         self.start(pod, &env);
     }
 

@@ -4,6 +4,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use base64::{Engine, engine::general_purpose::STANDARD as BASE64};
+use lacewing_identity::TrustBundle;
 
 use super::{
     Check,
@@ -33,8 +34,8 @@ pub struct Facts {
     pub destinations: Vec<Reading<Destinations>>,
     /// The controller's version.
     pub version: Option<String>,
-    /// Roots in the webhook's caBundle.
-    pub roots: Option<u64>,
+    /// The webhook's caBundle: first the root that is signed under.
+    pub roots: Option<TrustBundle>,
     /// Per identity and key: versions that were sent twice in a row and are not applied.
     pub behind: Result<Vec<String>, String>,
 }
@@ -68,10 +69,9 @@ pub async fn gather(cluster: &Cluster, namespace: Option<&str>, now: u64) -> Res
     })
 }
 
-fn roots(configuration: &WebhookConfiguration) -> Option<u64> {
+fn roots(configuration: &WebhookConfiguration) -> Option<TrustBundle> {
     let bundle = configuration.webhooks.first()?.client_config.ca_bundle.as_ref()?;
-    let pem = String::from_utf8(BASE64.decode(bundle).ok()?).ok()?;
-    u64::try_from(pem.matches("-----BEGIN CERTIFICATE-----").count()).ok().filter(|roots| *roots > 0)
+    TrustBundle::from_pem(&String::from_utf8(BASE64.decode(bundle).ok()?).ok()?).ok()
 }
 
 /// What the controllers sent and nobody has applied, twice in a row.
@@ -132,7 +132,9 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         certificates(&facts.identities, facts.now),
         streams(&facts.destinations),
     ]);
-    checks.extend(facts.roots.map(|roots| trusted(&facts.identities, roots)));
+    if let Some(roots) = &facts.roots {
+        checks.extend([trusted(&facts.identities, roots.certificates().len() as u64), made(&facts.pods, roots)]);
+    }
     checks.push(applied(&facts.behind));
     checks
 }
@@ -216,6 +218,27 @@ fn trusted(readings: &[Reading<Identity>], roots: u64) -> Check {
     .mild()
 }
 
+/// Whether they could start once more with what they were made with. A container that is restarted knows more; a pod that
+/// never ran, or whose node was restarted, does not.
+fn made(pods: &[Pod], roots: &TrustBundle) -> Check {
+    let description = "they could start again as they were made";
+    let knows =
+        |pem: &str| TrustBundle::from_pem(pem).is_ok_and(|made| made.certificates().contains(&roots.certificates()[0]));
+    let is_old = |pod: &&Pod| pod.proxy_setting("LACEWING_TRUST_BUNDLE").is_some_and(|pem| !knows(pem));
+    let (ready, stuck): (Vec<&Pod>, Vec<&Pod>) = pods.iter().filter(is_old).partition(|pod| pod.is_ready());
+    let before = "made before the mesh's root was replaced";
+    if let Some(first) = stuck.first() {
+        let message = format!("{} not ready, {before}, cannot know the controller: {}", stuck.len(), names(&stuck));
+        let fix = format!("`kubectl delete pod {} -n {}`, and so on", first.name(), first.namespace());
+        return Check::bad(description, message, fix);
+    }
+    let Some(first) = ready.first() else { return Check::good(description) };
+    let owner = first.owner();
+    let message = format!("{} would not after a restart of their node, {before}: {}", ready.len(), names(&ready));
+    let fix = format!("`kubectl rollout restart {}/{} -n {}`, and so on", owner.kind, owner.name, first.namespace());
+    Check::bad(description, message, fix).mild()
+}
+
 fn streams(readings: &[Reading<Destinations>]) -> Check {
     let description = "they hear from a controller";
     let down: Vec<String> = readings
@@ -245,6 +268,7 @@ fn applied(behind: &Result<Vec<String>, String>) -> Check {
 
 #[cfg(test)]
 mod tests {
+    use lacewing_identity::{Authority, TrustDomain};
     use serde_json::{from_value, json};
 
     use super::*;
@@ -292,6 +316,38 @@ mod tests {
         reading(Ok(Destinations { control_stream: control_stream.to_owned(), backends: Vec::new() }))
     }
 
+    fn bundle() -> TrustBundle {
+        let domain = TrustDomain::parse("cluster.local").expect("a trust domain");
+        Authority::generate(&domain, 1_795_300_000).expect("a root").bundle().clone()
+    }
+
+    /// As injection makes it.
+    fn made_with(roots: &TrustBundle, ready: bool) -> Pod {
+        let mut pod = pod(ready, "0.1.0");
+        let container = json!([{ "name": "lacewing-proxy", "env": [{ "name": "LACEWING_POD_NAME", "valueFrom": {} },
+            { "name": "LACEWING_TRUST_BUNDLE", "value": roots.to_pem() }] }]);
+        pod.spec.init_containers = from_value(container).expect("a container");
+        pod
+    }
+
+    #[test]
+    fn who_was_made_before_the_root_was_replaced_is_named() {
+        let (old, new) = (bundle(), bundle());
+        let both = TrustBundle::from_pem(&(new.to_pem() + &old.to_pem())).expect("both");
+        all_good(&[made(&[made_with(&new, true), made_with(&both, false), pod(false, "0.1.0")], &new)]);
+        all_good(&[made(&[made_with(&both, true)], &both)]);
+        // The old one is still trusted, but nothing is signed under it any more.
+        for roots in [&new, &both] {
+            one_is(
+                &[made(&[made_with(&old, true)], roots)],
+                Warning,
+                &["1 would not", "restart statefulset/web -n shop"],
+            );
+            let both = [made_with(&old, true), made_with(&old, false)];
+            one_is(&[made(&both, roots)], Error, &["1 not ready", "kubectl delete pod web-1 -n shop"]);
+        }
+    }
+
     fn facts() -> Facts {
         Facts {
             now: 1_000,
@@ -299,7 +355,7 @@ mod tests {
             identities: vec![identity(2_000, 1_500, 1)],
             destinations: vec![destinations("up")],
             version: Some("0.1.0".to_owned()),
-            roots: Some(1),
+            roots: Some(bundle()),
             behind: Ok(Vec::new()),
         }
     }
@@ -321,7 +377,11 @@ mod tests {
             ),
             (Facts { identities: vec![identity(900, 800, 1)], ..facts() }, Error, &["expired: shop/web-1"]),
             (Facts { identities: vec![identity(2_000, 900, 1)], ..facts() }, Warning, &["overdue: shop/web-1"]),
-            (Facts { roots: Some(2), ..facts() }, Warning, &["the mesh has 2, but shop/web-1 trusts 1"]),
+            (
+                Facts { identities: vec![identity(2_000, 1_500, 2)], ..facts() },
+                Warning,
+                &["the mesh has 1, but shop/web-1 trusts 2"],
+            ),
             (
                 Facts { identities: vec![reading(Err("refused".to_owned()))], ..facts() },
                 Warning,

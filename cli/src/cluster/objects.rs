@@ -43,6 +43,15 @@ pub struct Container {
     pub name: String,
     pub image: String,
     pub ports: Vec<ContainerPort>,
+    pub env: Vec<Variable>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Variable {
+    pub name: String,
+    /// None where it comes from elsewhere.
+    pub value: Option<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -117,6 +126,13 @@ impl Pod {
 
     pub fn proxy_version(&self) -> Option<&str> {
         self.metadata.annotation(labels::PROXY_VERSION)
+    }
+
+    /// A setting of its proxy, as it was written when the pod was made.
+    pub fn proxy_setting(&self, name: &str) -> Option<&str> {
+        let mut all = self.spec.init_containers.iter().chain(&self.spec.containers);
+        let proxy = all.find(|container| container.name == "lacewing-proxy")?;
+        proxy.env.iter().find(|variable| variable.name == name)?.value.as_deref()
     }
 
     /// All its containers have ended for good.
