@@ -14,7 +14,8 @@ use tokio::{
 use super::{Context, block_on};
 use crate::{
     check::{
-        Category, Check, Outcome, data_plane, environment, identity, injection, install, kubernetes, probe, worst,
+        Category, Check, Outcome, data_plane, environment, identity, injection, install, kubernetes, network, probe,
+        worst,
     },
     cli::{self, CheckFormat, FailOn},
     cluster::Cluster,
@@ -133,6 +134,7 @@ impl Look<'_> {
         let identity = self.spawn(move |cluster| async move { identity::gather(&cluster, now).await });
         let injection =
             self.spawn(move |cluster| async move { injection::gather(&cluster, namespace.as_deref()).await });
+        let network = self.spawn(|cluster| async move { network::gather(&cluster).await });
         let namespace = self.namespace.clone();
         let proxies = self.options.proxy.then(|| {
             self.spawn(move |cluster| async move { data_plane::gather(&cluster, namespace.as_deref(), now).await })
@@ -159,6 +161,7 @@ impl Look<'_> {
             };
             add("probe", checks, &mut found)?;
         }
+        add("network", network::judge(&joined(network).await?), &mut found)?;
         add("environment", environment::judge(&joined(environment).await?), &mut found)?;
         Ok(found)
     }
