@@ -9,6 +9,7 @@ pub mod identity;
 pub mod injection;
 pub mod install;
 pub mod kubernetes;
+pub mod network;
 pub mod probe;
 
 use serde::Serialize;
@@ -62,7 +63,10 @@ impl Check {
 
     /// It could not be found out. Without the right to know, that is no error of the mesh.
     pub fn unknown(description: impl Into<String>, error: &ApiError) -> Self {
-        let fix = error.hint.clone().unwrap_or_else(|| "try again".to_owned());
+        let fix = error
+            .hint
+            .clone()
+            .unwrap_or_else(|| "try again; `kubectl get --raw /readyz?verbose` tells how the API server is".to_owned());
         let check = Self::bad(description, format!("cannot be checked: {error}"), fix);
         if error.cause == Cause::Forbidden { check.mild() } else { check }
     }
@@ -105,7 +109,11 @@ pub mod tests {
         assert_eq!(troubled.len(), 1, "{told:#?}");
         assert_eq!(troubled[0].0, result, "{troubled:?}");
         assert!(parts.iter().all(|part| troubled[0].1.contains(part)), "{parts:?} in {troubled:?}");
-        assert!(checks.iter().all(|check| check.result == Outcome::Success || check.fix.is_some()), "a fix for each");
+        let has_command = |check: &Check| check.fix.as_ref().is_some_and(|fix| fix.matches('`').count() >= 2);
+        assert!(
+            checks.iter().all(|check| check.result == Outcome::Success || has_command(check)),
+            "a command for each: {told:#?}"
+        );
     }
 
     /// Asserts that all is well.

@@ -77,6 +77,22 @@ pub enum Command {
     Run(Run),
 }
 
+impl Command {
+    /// A demo is nothing to it.
+    pub fn is_about_a_cluster(&self) -> bool {
+        matches!(
+            self,
+            Self::Install(_)
+                | Self::Upgrade(_)
+                | Self::Uninstall(_)
+                | Self::Inject(_)
+                | Self::Uninject(_)
+                | Self::Check(_)
+                | Self::Version(_)
+        )
+    }
+}
+
 /// Run the whole mesh on this machine, with small services and traffic
 #[derive(Args)]
 #[command(
@@ -153,8 +169,8 @@ Examples:
 Deployments and pods show requests they received; services, requests sent to them,
 measured at the clients, after retries. MESHED counts the pods that have a proxy.
 Without options that name a cluster, a running demo is shown, or else the cluster
-of the current context, by port-forward with your own rights. READ_BYTES and WRITE_BYTES of -o wide
-are those of raw TCP connections; HTTP has none.")]
+of the current context, by port-forward with your own rights. READ_BYTES and
+WRITE_BYTES of -o wide are those of raw TCP connections; HTTP has none.")]
 pub struct Stat {
     /// What to show: deploy, sts, ds, job, pod or svc, optionally with a name, as in deploy/web, or a name alone
     #[arg(value_name = "KIND[/NAME]")]

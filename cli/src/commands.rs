@@ -49,6 +49,18 @@ pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
     let dir_asked = cli.dir.is_some();
     let layout = Layout::new(cli.dir, |name| std::env::var(name).ok());
     let mut context = Context { layout, dir_asked, flags: cli.cluster, now: crate::clock::unix_seconds(), printer };
+    if dir_asked && cli.command.is_about_a_cluster() {
+        return Err(
+            Failure::new(Exit::Usage, "--dir is about a demo, and this command about a cluster").hint("leave it out")
+        );
+    }
+    if matches!(cli.command, Command::Demo(_)) && context.flags.choose_cluster() {
+        return Err(Failure::new(
+            Exit::Usage,
+            "the cluster options are about a cluster, and this command about a demo",
+        )
+        .hint("leave them out"));
+    }
     let exit = match cli.command {
         Command::Run(run) => return Ok(run::run(run.process)),
         Command::Demo(demo) => match demo.command {

@@ -39,12 +39,11 @@ pub fn read(from: &[PathBuf]) -> Result<Vec<Document>, Failure> {
     let mut documents = Vec::new();
     for path in from {
         if path == Path::new("-") {
-            documents.extend(parse("standard input", &text(io::stdin(), path)?)?);
+            documents.extend(parse("standard input", &text(path, FILE_MAX)?)?);
             continue;
         }
         for file in files(path)? {
-            let opened = File::open(&file).map_err(|error| unreadable(&file, &error))?;
-            documents.extend(parse(&file.display().to_string(), &text(opened, &file)?)?);
+            documents.extend(parse(&file.display().to_string(), &text(&file, FILE_MAX)?)?);
         }
     }
     Ok(documents)
@@ -66,17 +65,32 @@ fn files(path: &Path) -> Result<Vec<PathBuf>, Failure> {
     Ok(files)
 }
 
-fn text(from: impl Read, path: &Path) -> Result<String, Failure> {
+/// The text of a file of at most `max` bytes; `-` is standard input.
+///
+/// # Errors
+/// It cannot be read, is too large, or is no text.
+pub fn text(path: &Path, max: u64) -> Result<String, Failure> {
+    let from: io::Result<Box<dyn Read>> = if path == Path::new("-") {
+        Ok(Box::new(io::stdin()))
+    } else {
+        File::open(path).map(|file| Box::new(file) as _)
+    };
     let mut text = String::new();
-    from.take(FILE_MAX + 1).read_to_string(&mut text).map_err(|error| unreadable(path, &error))?;
-    if text.len() as u64 > FILE_MAX {
-        return Err(Failure::error(format!("{} is larger than {FILE_MAX} bytes", path.display())));
+    let read = from.and_then(|from| from.take(max + 1).read_to_string(&mut text));
+    read.map_err(|error| unreadable(path, &error))?;
+    if text.len() as u64 > max {
+        return Err(Failure::error(format!("{} is larger than {max} bytes", path.display())));
     }
     Ok(text)
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> Failure {
-    Failure::error(format!("cannot read {}: {error}", path.display()))
+    let why = if error.kind() == io::ErrorKind::InvalidData {
+        "it is no text in UTF-8".to_owned()
+    } else {
+        error.to_string()
+    };
+    Failure::error(format!("cannot read {}: {why}", path.display()))
 }
 
 /// Reads the documents of one file.

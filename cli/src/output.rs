@@ -1,18 +1,20 @@
 //! Owns everything that is printed: data to standard output, talk to standard error. No other file prints.
 //!
-//! Tables and JSON are made in `output/table.rs` from the same rows; numbers get their units in `output/units.rs`.
+//! Tables and JSON are made in `output/table.rs` from the same rows; numbers get their units in `output/units.rs`;
+//! `output/screen.rs` paints pictures that change.
 
 pub mod marks;
+mod screen;
 pub mod table;
 pub mod units;
 
 use std::io::{self, IsTerminal, Write};
 
-use self::marks::{Mark, Style};
+use self::{
+    marks::{Mark, Style},
+    screen::Screen,
+};
 use crate::failure::{Exit, Failure};
-
-/// Moves the cursor home and clears what is below: a refresh without flicker.
-const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
 /// Longest text of somebody else that is shown, in characters.
 const PLAIN_MAX: usize = 1_000;
@@ -30,18 +32,21 @@ pub struct Printer {
     err: Box<dyn Write>,
     terminal: bool,
     style: Style,
+    screen: Screen,
 }
 
 impl Printer {
     pub fn standard() -> Self {
-        let terminal = io::stdout().is_terminal();
-        let style = Style::new(terminal, |name| std::env::var(name).ok());
-        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), terminal, style }
+        let env = |name: &str| std::env::var(name).ok();
+        // One that cannot move its cursor gets what a file gets.
+        let terminal = io::stdout().is_terminal() && env("TERM").is_none_or(|term| term != "dumb");
+        let style = Style::new(terminal, env);
+        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), terminal, style, screen: Screen::default() }
     }
 
     #[cfg(test)]
     pub fn to(out: Box<dyn Write>, err: Box<dyn Write>) -> Self {
-        Self { out, err, terminal: false, style: Style::default() }
+        Self { out, err, terminal: false, style: Style::default(), screen: Screen::default() }
     }
 
     /// Whether output goes to a person's terminal.
@@ -60,9 +65,20 @@ impl Printer {
         write!(self.out, "{text}{newline}").and_then(|()| self.out.flush()).map_err(|e| Failure::output(&e))
     }
 
-    /// Prints the next picture of something that changes: in place on a terminal, else one after the other.
+    /// Prints the next picture of something that changes: in place on a terminal, where nothing else may be printed
+    /// before [`Printer::clear`], else one after the other.
     pub fn refresh(&mut self, text: &str) -> Result<(), Failure> {
-        if self.terminal { self.data(&format!("{HOME_AND_CLEAR}{text}")) } else { self.data(text) }
+        if !self.terminal {
+            return self.data(text);
+        }
+        let size = terminal_size::terminal_size().map(|(width, height)| (height.0.into(), width.0.into()));
+        let painted = self.screen.paint(text, size.unwrap_or(screen::SIZE));
+        write!(self.out, "{painted}").and_then(|()| self.out.flush()).map_err(|e| Failure::output(&e))
+    }
+
+    /// Takes the last picture off a terminal.
+    pub fn clear(&mut self) -> Result<(), Failure> {
+        if self.terminal { self.refresh("") } else { Ok(()) }
     }
 
     /// Prints what a person should know and a script should not read.
@@ -89,8 +105,29 @@ impl Printer {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
+    use std::{cell::RefCell, rc::Rc};
+
     use super::*;
+
+    /// Remembers what is written to it.
+    #[derive(Clone, Default)]
+    pub struct Captured(Rc<RefCell<Vec<u8>>>);
+
+    impl Write for Captured {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Captured {
+        pub fn text(&self) -> String {
+            String::from_utf8(self.0.borrow().clone()).expect("UTF-8")
+        }
+    }
 
     #[test]
     fn foreign_words_cannot_move_the_cursor() {

@@ -4,32 +4,16 @@
 //! code with readings made by hand.
 
 use std::{
-    cell::RefCell,
     io::{self, Write},
     process::ExitCode,
-    rc::Rc,
 };
 
 use super::run;
-use crate::{demo::state::tests::Scratch, failure::Exit, output::Printer};
-
-#[derive(Clone, Default)]
-struct Captured(Rc<RefCell<Vec<u8>>>);
-
-impl Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Captured {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.borrow().clone()).expect("UTF-8")
-    }
-}
+use crate::{
+    demo::state::tests::Scratch,
+    failure::Exit,
+    output::{Printer, tests::Captured},
+};
 
 struct BrokenPipe;
 
@@ -115,6 +99,11 @@ fn usage_errors_say_what_to_write() {
         ("mesh stat --kubeconfig x --dir y", "--dir is about a demo, the cluster options are about a cluster"),
         ("mesh stat --as-group admins", "--as-group needs --as"),
         ("mesh check --pre --proxy", "cannot be used with"),
+        ("mesh check --dir x", "--dir is about a demo, and this command about a cluster"),
+        ("mesh demo --context x", "the cluster options are about a cluster, and this command about a demo"),
+        ("mesh install -n shop", "the mesh is always in the namespace lacewing"),
+        ("mesh upgrade -n shop", "the mesh is always in the namespace lacewing"),
+        ("mesh uninstall -n shop", "the mesh is always in the namespace lacewing"),
         ("mesh diagnostics endpoints web:http", "\"http\" is no port"),
         ("mesh stats", "a similar subcommand exists: 'stat'"),
         ("mesh demo fault slow voting-2 --by 61s", "use at most 60s"),

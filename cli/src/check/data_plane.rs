@@ -250,7 +250,7 @@ fn streams(readings: &[Reading<Destinations>]) -> Check {
     if down.is_empty() {
         return Check::good(description);
     }
-    let fix = "they run on what they knew last; see the category install, and NetworkPolicies below";
+    let fix = "they run on what they knew last; see the categories install and network of `mesh check`";
     Check::bad(description, format!("{} do not: {}", down.len(), some_of(&down)), fix)
 }
 

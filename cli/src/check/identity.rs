@@ -129,7 +129,7 @@ fn validity(told: &[&Trust], own: Option<bool>, now: u64) -> Check {
     let Some(left) = first.checked_sub(now).filter(|left| *left > 0) else {
         let message = format!("the {what} has expired: no proxy gets or renews a certificate");
         let fix = if own == Some(false) {
-            "put a valid issuer into the Secret lacewing/lacewing-root"
+            "have it renewed by whoever makes it; see `kubectl -n lacewing describe secret lacewing-root`"
         } else {
             "let the controller make it anew: `kubectl -n lacewing annotate secret lacewing-root lacewing.dev/rotate=now`"
         };
@@ -142,7 +142,8 @@ fn validity(told: &[&Trust], own: Option<bool>, now: u64) -> Check {
         None => NOTICE_UNKNOWN_S,
     };
     if left < notice {
-        let fix = "renew the issuer in the Secret lacewing/lacewing-root; the controller takes it without a restart";
+        let fix = "have the issuer renewed by whoever makes it, and see `kubectl -n lacewing describe secret lacewing-root`; \
+                   the controller takes it without a restart";
         return Check::bad(description, format!("the {what} expires in {days}"), fix).mild();
     }
     let renewed = if own == Some(true) { "; the controller renews it itself" } else { "" };
@@ -173,7 +174,8 @@ fn secret(secret: &Result<Option<Secret>, ApiError>) -> Check {
     Check::bad(
         description,
         message,
-        "give it tls.crt and tls.key (the issuer) and ca.crt (the roots), as cert-manager does",
+        "give it tls.crt and tls.key (the issuer) and ca.crt (the roots), as cert-manager does; what it has is shown by \
+         `kubectl -n lacewing describe secret lacewing-root`",
     )
 }
 
@@ -237,9 +239,9 @@ mod tests {
     fn what_runs_out_is_told_in_time_unless_it_renews_itself() {
         all_good(&judge(&facts(30, true)));
         all_good(&judge(&facts(90, false)));
-        one_is(&judge(&facts(30, false)), Warning, &["the issuer expires in 29d", "lacewing/lacewing-root"]);
+        one_is(&judge(&facts(30, false)), Warning, &["the issuer expires in 29d", "describe secret lacewing-root"]);
         one_is(&judge(&facts(1, true)), Error, &["has expired", "lacewing.dev/rotate=now"]);
-        one_is(&judge(&facts(0, false)), Error, &["has expired", "put a valid issuer"]);
+        one_is(&judge(&facts(0, false)), Error, &["has expired", "renewed by whoever makes it"]);
         let unread = || Err(ApiError::new(Cause::Forbidden, "no"));
         all_good(&judge(&Facts { secret: unread(), ..facts(30, true) }));
         one_is(&judge(&Facts { secret: unread(), ..facts(5, true) }), Warning, &["expires in 4d"]);

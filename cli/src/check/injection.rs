@@ -106,7 +106,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         match fate(found, namespace, &mesh) {
             Fate::Right => {}
             Fate::Escaped => escaped.push(pod),
-            Fate::Cannot(why) => cannot.push(format!("{}/{}: {why}", pod.namespace(), pod.name())),
+            Fate::Cannot(why) => cannot.push((pod, why)),
         }
     }
     let meshed = pods.iter().filter(|found| found.pod.is_meshed() && found.pod.is_staying()).count();
@@ -115,13 +115,33 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
     } else {
         missed(all_have, &escaped)
     }];
-    if !cannot.is_empty() {
-        let fix = "write lacewing.dev/inject: disabled on those that shall stay without, or mend what is named";
-        checks.push(Check::bad("all that ask for a proxy can have one", some_of(&cannot), fix).mild());
-    }
+    checks.extend(cannot.first().map(|(first, _)| {
+        let told = cannot.iter().map(|(pod, why)| format!("{}/{}: {why}", pod.namespace(), pod.name()));
+        let fix = format!("mend what is named, or let it be: {}", without(first));
+        Check::bad("all that ask for a proxy can have one", some_of(&told.collect::<Vec<_>>()), fix).mild()
+    }));
     checks.push(pod_security(namespaces, pods));
     checks.push(refused(&facts.events));
     checks
+}
+
+/// The command that says for good that a workload shall have no proxy.
+fn without(pod: &Pod) -> String {
+    let (owner, namespace) = (pod.owner(), pod.namespace());
+    match owner.kind.as_str() {
+        "deployment" | "statefulset" | "daemonset" => format!(
+            "`kubectl -n {namespace} patch {} {} -p \
+             '{{\"spec\":{{\"template\":{{\"metadata\":{{\"annotations\":{{\"{}\":\"disabled\"}}}}}}}}}}'`",
+            owner.kind,
+            owner.name,
+            labels::INJECT
+        ),
+        _ => format!(
+            "{}: disabled in what made it; `kubectl -n {namespace} describe pod {}`",
+            labels::INJECT,
+            pod.name()
+        ),
+    }
 }
 
 fn missed(description: &str, escaped: &[&Pod]) -> Check {
@@ -188,7 +208,12 @@ fn refused(events: &Result<Vec<Event>, ApiError>) -> Check {
     if told.is_empty() {
         return Check::good(description);
     }
-    Check::bad(description, some_of(&told), "mend what the messages name; Events are kept for an hour").mild()
+    Check::bad(
+        description,
+        some_of(&told),
+        "mend what they name; `kubectl get events -A --field-selector type=Warning` has all of the last hour",
+    )
+    .mild()
 }
 
 #[cfg(test)]

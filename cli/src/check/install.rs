@@ -246,7 +246,7 @@ mod tests {
         use Outcome::{Error, Warning};
         all_good(&judge(&facts()));
         let forbidden =
-            || ApiError::new(Cause::Forbidden, "you may not get roles").hint("kubectl auth can-i get roles");
+            || ApiError::new(Cause::Forbidden, "you may not get roles").hint("`kubectl auth can-i get roles`");
         let table: Vec<(Facts, Outcome, &[&str])> = vec![
             (Facts { deployment: Ok(None), ..facts() }, Error, &["no Deployment", "mesh install | kubectl apply"]),
             (Facts { deployment: Err(forbidden()), ..facts() }, Error, &["you may not get roles", "can-i"]),

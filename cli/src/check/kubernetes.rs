@@ -89,7 +89,13 @@ fn version(text: &str) -> Check {
         (Some(a), Some(b)) if (a, b) >= VERSION_MIN => Check::good(format!("{description} ({text})")),
         (Some(_), Some(_)) => {
             let message = format!("it runs {text}, where an init container cannot be a sidecar");
-            Check::bad(description, message, format!("upgrade the cluster to {major}.{minor} or later"))
+            Check::bad(
+                description,
+                message,
+                format!(
+                    "upgrade the cluster to {major}.{minor} or later; `kubectl get nodes` tells what each node runs"
+                ),
+            )
         }
         _ => Check::bad(description, format!("its version {text:?} cannot be read"), "see `kubectl version`").mild(),
     }
@@ -130,7 +136,7 @@ pub fn judge_before(facts: &Before) -> Vec<Check> {
     let namespace = match &facts.namespace {
         Ok(false) => Check::good(free),
         Ok(true) => {
-            let fix = "if that is Lacewing, use `mesh upgrade`; what is there is shown by `mesh check`";
+            let fix = "if that is Lacewing, use `mesh upgrade`; `mesh check` tells how it is";
             Check::bad(free, "the namespace exists", fix).mild()
         }
         Err(error) => Check::unknown(free, error),
@@ -199,7 +205,7 @@ mod tests {
         one_is(&judge(&facts("one", DATE, NOON)), Outcome::Warning, &["kubectl version"]);
         one_is(&judge(&facts("v1.29", DATE, NOON + 90)), Outcome::Warning, &["90s ahead of", "timedatectl"]);
         one_is(&judge(&facts("v2.0.0", DATE, NOON - 90)), Outcome::Warning, &["90s behind"]);
-        let away = ApiError::new(Cause::Unreachable, "nobody listens").hint("is it up?");
+        let away = ApiError::new(Cause::Unreachable, "nobody listens").hint("is it up? `kubectl get nodes`");
         let gone = Facts { server: Err(away), ..facts("", None, 0) };
         one_is(&judge(&gone), Outcome::Error, &["nobody listens", "is it up?"]);
     }

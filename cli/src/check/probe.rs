@@ -114,7 +114,7 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
             let message =
                 "there is no Service for HTTP whose pods are all meshed, with another meshed pod to ask it from";
             return vec![
-                Check::bad(description, message, "mesh two workloads, or look in all namespaces without `-n`").mild(),
+                Check::bad(description, message, "mesh two workloads (`kubectl annotate namespace NAMESPACE lacewing.dev/inject=enabled`), or look in all namespaces without -n").mild(),
             ];
         }
         Facts::Tried { from, to, answer, identities } => (from, to, answer, identities),

@@ -104,7 +104,7 @@ impl ApiError {
         }
         if text.contains("certificate") {
             return new(format!("{place} did not prove who it is: {text}"))
-                .hint("was the cluster made anew? fetch its kubeconfig again");
+                .hint("was the cluster made anew? fetch its kubeconfig again; `kubectl config view --minify` shows what is used");
         }
         if text.contains("dns error") || text.contains("lookup") {
             return new(format!("the name of {place} is not known here: {text}"))

@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 
 use lacewing_crds::{ObjectMeta, labels};
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
 
 /// `null` reads as the default.
 fn nullable<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
@@ -57,7 +56,9 @@ pub struct Variable {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct ContainerPort {
-    pub container_port: u16,
+    pub name: Option<String>,
+    #[serde(rename = "containerPort")]
+    pub number: u16,
     pub protocol: Option<String>,
 }
 
@@ -378,7 +379,6 @@ impl Event {
     }
 }
 
-/// The part of a NetworkPolicy that says what comes in.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
 pub struct NetworkPolicy {
@@ -392,29 +392,50 @@ pub struct NetworkPolicySpec {
     pub pod_selector: Selector,
     pub policy_types: Vec<String>,
     #[serde(deserialize_with = "nullable")]
-    pub ingress: Vec<NetworkPolicyRule>,
+    pub ingress: Vec<Rule>,
     #[serde(deserialize_with = "nullable")]
-    pub egress: Vec<NetworkPolicyRule>,
+    pub egress: Vec<Rule>,
 }
 
+/// What a NetworkPolicy lets through: any of the ports, from or to any of the peers; all where there are none.
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct NetworkPolicyRule {
+#[serde(default)]
+pub struct Rule {
     #[serde(deserialize_with = "nullable")]
     pub ports: Vec<NetworkPolicyPort>,
-    #[serde(deserialize_with = "nullable")]
-    pub from: Vec<Value>,
-    #[serde(deserialize_with = "nullable")]
-    pub to: Vec<Value>,
+    #[serde(alias = "from", alias = "to", deserialize_with = "nullable")]
+    pub peers: Vec<NetworkPolicyPeer>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NetworkPolicyPort {
-    /// A number or a name.
-    pub port: Option<Value>,
+    pub port: Option<PortName>,
     pub end_port: Option<u16>,
     pub protocol: Option<String>,
+}
+
+#[derive(Debug, Clone, Deserialize)]
+#[serde(untagged)]
+pub enum PortName {
+    Number(u16),
+    Name(String),
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct NetworkPolicyPeer {
+    pub ip_block: Option<IpBlock>,
+    pub namespace_selector: Option<Selector>,
+    pub pod_selector: Option<Selector>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct IpBlock {
+    pub cidr: String,
+    #[serde(deserialize_with = "nullable")]
+    pub except: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -423,7 +444,16 @@ pub struct Selector {
     #[serde(deserialize_with = "nullable")]
     pub match_labels: BTreeMap<String, String>,
     #[serde(deserialize_with = "nullable")]
-    pub match_expressions: Vec<Value>,
+    pub match_expressions: Vec<Requirement>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Requirement {
+    pub key: String,
+    pub operator: String,
+    #[serde(deserialize_with = "nullable")]
+    pub values: Vec<String>,
 }
 
 /// The answer to "may I".

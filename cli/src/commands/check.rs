@@ -14,12 +14,13 @@ use tokio::{
 use super::{Context, block_on};
 use crate::{
     check::{
-        Category, Check, Outcome, data_plane, environment, identity, injection, install, kubernetes, probe, worst,
+        Category, Check, Outcome, data_plane, environment, identity, injection, install, kubernetes, network, probe,
+        worst,
     },
     cli::{self, CheckFormat, FailOn},
     cluster::Cluster,
     failure::{Exit, Failure},
-    output::{Printer, marks::Mark, table::SCHEMA_VERSION},
+    output::{Printer, marks::Mark, table::SCHEMA_VERSION, units},
 };
 
 /// Pause between two looks of `--wait`.
@@ -40,9 +41,16 @@ pub fn run(context: &mut Context, options: &cli::Check) -> Result<Exit, Failure>
         let live = deadline.is_some() && options.output == CheckFormat::Table && context.printer.is_terminal();
         let stream = deadline.is_none() && options.output != CheckFormat::Json;
         let look = Look { cluster, namespace: context.flags.namespace.clone(), options, now: context.now };
+        let mut first = live;
         let found = loop {
+            let mut seen = Vec::new();
             let found = look
                 .all(|category| {
+                    if first {
+                        seen.push(category.clone());
+                        let picture = checklist(context.printer, &seen, None);
+                        return context.printer.refresh(&picture);
+                    }
                     if !stream {
                         return Ok(());
                     }
@@ -51,19 +59,22 @@ pub fn run(context: &mut Context, options: &cli::Check) -> Result<Exit, Failure>
                     if text.is_empty() { Ok(()) } else { context.printer.data(&text) }
                 })
                 .await?;
-            if live {
-                let picture = whole(context.printer, &found.categories, options.output);
-                context.printer.refresh(&picture)?;
-            }
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
             let bad = worst(&found.categories) == Outcome::Error;
-            if !bad || deadline.is_none_or(|deadline| Instant::now() + PAUSE > deadline) {
+            if !bad || left.is_none_or(|left| left < PAUSE) {
                 break found;
+            }
+            if live {
+                let picture = checklist(context.printer, &found.categories, left);
+                context.printer.refresh(&picture)?;
+                first = false;
             }
             sleep(PAUSE).await;
         };
+        context.printer.clear()?;
         if options.output == CheckFormat::Json {
             context.printer.data(&json(&found.categories))?;
-        } else if !stream && !live {
+        } else if !stream {
             let picture = whole(context.printer, &found.categories, options.output);
             if !picture.is_empty() {
                 context.printer.data(&picture)?;
@@ -133,6 +144,7 @@ impl Look<'_> {
         let identity = self.spawn(move |cluster| async move { identity::gather(&cluster, now).await });
         let injection =
             self.spawn(move |cluster| async move { injection::gather(&cluster, namespace.as_deref()).await });
+        let network = self.spawn(|cluster| async move { network::gather(&cluster).await });
         let namespace = self.namespace.clone();
         let proxies = self.options.proxy.then(|| {
             self.spawn(move |cluster| async move { data_plane::gather(&cluster, namespace.as_deref(), now).await })
@@ -159,6 +171,7 @@ impl Look<'_> {
             };
             add("probe", checks, &mut found)?;
         }
+        add("network", network::judge(&joined(network).await?), &mut found)?;
         add("environment", environment::judge(&joined(environment).await?), &mut found)?;
         Ok(found)
     }
@@ -199,6 +212,26 @@ fn text(printer: &Printer, category: &Category, format: CheckFormat) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What is shown while it waits: a line for each category where all is well, and what is wrong in the others.
+fn checklist(printer: &Printer, categories: &[Category], left: Option<Duration>) -> String {
+    // First, since a small terminal shows the beginning only.
+    let mut picture = left.map_or_else(
+        || "looking ...\n\n".to_owned(),
+        |left| {
+            let left = units::span(Duration::from_secs(left.as_secs()));
+            format!("{}; looking again, {left} left\n\n", verdict(printer, categories))
+        },
+    );
+    for category in categories {
+        let wrong = text(printer, category, CheckFormat::Short);
+        if wrong.is_empty() {
+            let _ = writeln!(picture, "{} {} ({})", printer.mark(Mark::Good), category.name, category.checks.len());
+        }
+        picture.push_str(&wrong);
+    }
+    picture
 }
 
 fn whole(printer: &Printer, categories: &[Category], format: CheckFormat) -> String {

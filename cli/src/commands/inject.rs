@@ -66,7 +66,7 @@ fn run(context: &mut Context, mut documents: Vec<Document>, task: &Task) -> Resu
     for document in &mut documents {
         let place = document.place();
         for root in objects(&mut document.root) {
-            let name = name(root);
+            let name = name(&root.value());
             match task.act(root) {
                 Ok(Done::Changed(what, warnings)) => {
                     document.changed = true;
@@ -74,19 +74,27 @@ fn run(context: &mut Context, mut documents: Vec<Document>, task: &Task) -> Resu
                     said.extend(warnings.into_iter().map(|warning| format!("warning: {name}: {warning}")));
                 }
                 Ok(Done::Skipped(why)) => said.push(format!("{name} skipped: {why}")),
-                Err(why) => wrong.push(format!("{place}: {name}: {why}")),
+                Err(why) => wrong.push(
+                    [place.as_str(), &name, &why]
+                        .into_iter()
+                        .filter(|part| !part.is_empty())
+                        .collect::<Vec<_>>()
+                        .join(": "),
+                ),
             }
         }
     }
     if !wrong.is_empty() {
         return Err(Failure::error(wrong.join("\nerror: ")).hint("nothing was printed; mend this and try again"));
     }
+    if said.is_empty() {
+        return Err(Failure::new(Exit::NoData, "there is no object in what was given")
+            .hint("has the command before the pipe printed anything? run it alone"));
+    }
     for line in &said {
         context.printer.note(line);
     }
-    if !documents.is_empty() {
-        context.printer.data(&manifest::write(&documents))?;
-    }
+    context.printer.data(&manifest::write(&documents))?;
     Ok(Exit::Ok)
 }
 
@@ -103,12 +111,12 @@ fn objects(root: &mut Node) -> Vec<&mut Node> {
     }
 }
 
-/// `deployment "web"`.
-fn name(root: &Node) -> String {
-    let value = root.value();
-    let metadata = &value["metadata"];
-    let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).unwrap_or_default();
-    format!("{} {name:?}", value["kind"].as_str().unwrap_or("object").to_lowercase())
+/// `deployment "web"`; as much of it as is there.
+fn name(object: &Value) -> String {
+    let metadata = &object["metadata"];
+    let name = metadata["name"].as_str().or(metadata["generateName"].as_str()).map(|name| format!("{name:?}"));
+    let kind = object["kind"].as_str().map(str::to_lowercase);
+    kind.into_iter().chain(name).collect::<Vec<_>>().join(" ")
 }
 
 /// Where in an object of this kind its pods are described.
@@ -134,6 +142,9 @@ impl Task {
         }
         let Some(path) = template(kind) else { return Ok(Done::Skipped("it makes no pods".to_owned())) };
         let template = root.get_mut(path).ok_or_else(|| format!("{} is missing", path.join(".")))?;
+        if !template.value()["spec"]["containers"].is_array() {
+            return Err(format!("{} is missing", [path, &["spec", "containers"]].concat().join(".")));
+        }
         match self {
             Self::Annotate(config) => annotate(template, config),
             Self::Write { mesh, config } => write(template, config, mesh),

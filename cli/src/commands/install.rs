@@ -1,19 +1,14 @@
 //! `mesh install`: the chart's objects as text, for `kubectl apply -f -`. Nothing is asked of a cluster; what it lacks
 //! `mesh check --pre` finds.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-};
-
 use serde_json::{Value, json};
 
 use super::Context;
 use crate::{
-    chart::{self, ChartError, Rendered, values},
+    chart::{self, ChartError, RELEASE, Rendered, values},
     cli::install::Values,
     failure::{Exit, Failure},
+    manifest,
 };
 
 /// Controllers of `--ha`.
@@ -22,6 +17,7 @@ const HA_REPLICAS: u32 = 3;
 const KEPT: &str = "givenValues";
 
 pub fn run(context: &mut Context, options: &Values) -> Result<Exit, Failure> {
+    home(context)?;
     let mut given = json!({});
     add(&mut given, options)?;
     let rendered = render(given)?;
@@ -54,7 +50,7 @@ pub fn add(given: &mut Value, more: &Values) -> Result<(), Failure> {
         values::merge(given, json!({ "controller": { "replicas": HA_REPLICAS } }));
     }
     for file in &more.files {
-        let read = values::read(&text(file)?);
+        let read = values::read(&manifest::text(file, values::FILE_MAX)?);
         let read = read.map_err(|why| Failure::new(Exit::Usage, format!("{}: {why}", file.display())))?;
         values::merge(given, read);
     }
@@ -68,23 +64,22 @@ pub fn add(given: &mut Value, more: &Values) -> Result<(), Failure> {
     Ok(())
 }
 
-fn text(file: &Path) -> Result<String, Failure> {
-    let mut text = String::new();
-    let from: io::Result<Box<dyn Read>> = if file == Path::new("-") {
-        Ok(Box::new(io::stdin()))
-    } else {
-        File::open(file).map(|file| Box::new(file) as _)
-    };
-    let read = from.and_then(|from| from.take(values::FILE_MAX + 1).read_to_string(&mut text));
-    read.map_err(|error| Failure::error(format!("cannot read {}: {error}", file.display())))?;
-    if text.len() as u64 > values::FILE_MAX {
-        return Err(Failure::error(format!("{} is larger than {} bytes", file.display(), values::FILE_MAX)));
+/// Refuses a namespace that would not be heeded.
+pub fn home(context: &Context) -> Result<(), Failure> {
+    match context.flags.namespace.as_deref() {
+        None | Some(RELEASE) => Ok(()),
+        Some(other) => {
+            let what = format!("-n {other}: the mesh is always in the namespace {RELEASE}");
+            Err(Failure::new(Exit::Usage, what)
+                .hint("leave -n out: proxies trust the controller by its name in that namespace"))
+        }
     }
-    Ok(text)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
     use crate::demo::state::tests::Scratch;
 

@@ -2,7 +2,7 @@
 //! still have a proxy, since those would go on without anybody to renew their certificates; and it leaves to Helm what
 //! Helm has installed.
 
-use super::{Context, block_on};
+use super::{Context, block_on, install};
 use crate::{
     chart::RELEASE,
     cli::install::Uninstall,
@@ -18,10 +18,12 @@ const NAMED_MAX: usize = 20;
 const MESHED: &str = "/api/v1/pods?labelSelector=lacewing.dev%2Fmeshed%3Dtrue";
 
 pub fn run(context: &mut Context, options: &Uninstall) -> Result<Exit, Failure> {
+    install::home(context)?;
     let flags = context.flags.clone();
     let (place, found, pods) = block_on(async { Ok(look(&Cluster::connect(&flags).await?).await?) })?;
     if found.is_empty() {
-        return Err(Failure::new(Exit::NotInstalled, format!("nothing of Lacewing is in {place}")));
+        return Err(Failure::new(Exit::NotInstalled, format!("nothing of Lacewing is in {place}"))
+            .hint("if it is in another cluster, choose that with `--context NAME`"));
     }
     if let Some(release) = installed::helm_release(&found) {
         return Err(Failure::error(format!("Helm has installed Lacewing in {place}, as {:?}", plain(release))).hint(format!(

@@ -19,6 +19,7 @@ const ANNOTATION: &str = "lacewing.dev/values";
 const VERSION: &str = "app.kubernetes.io/version";
 
 pub fn run(context: &mut Context, options: &Values) -> Result<Exit, Failure> {
+    install::home(context)?;
     let flags = context.flags.clone();
     let (place, found) = block_on(async {
         let cluster = Cluster::connect(&flags).await?;

@@ -2,7 +2,7 @@
 //!
 //! It is quick whatever the cluster does, and a cluster that cannot be asked is no failure.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, fmt::Write, time::Duration};
 
 use tokio::time::timeout;
 
@@ -42,14 +42,18 @@ pub fn run(context: &mut Context, options: &Version) -> Result<Exit, Failure> {
 
 async fn ask(flags: &crate::cluster::Flags, proxies: bool) -> Result<String, ApiError> {
     let cluster = Cluster::connect(flags).await?;
-    let pods = async { if proxies { cluster.list::<objects::Pod>("/api/v1/pods").await.map(Some) } else { Ok(None) } };
+    let pods = async { if proxies { Some(cluster.list::<objects::Pod>("/api/v1/pods").await) } else { None } };
     let (controller, pods) = tokio::join!(cluster.find::<Meta>(CONTROLLER), pods);
-    let server = match controller? {
-        Some(found) => found.metadata.label(VERSION_LABEL).map_or_else(|| "unknown".to_owned(), plain),
-        None => format!("none (Lacewing is not installed in {})", cluster.place()),
+    let server = match controller {
+        Ok(Some(found)) => found.metadata.label(VERSION_LABEL).map_or_else(|| "unknown".to_owned(), plain),
+        Ok(None) => format!("none (Lacewing is not installed in {})", cluster.place()),
+        Err(error) => format!("unavailable ({error})"),
     };
     let mut text = format!("Server version: {server}");
-    if let Some(pods) = pods? {
+    if let Some(Err(error)) = &pods {
+        let _ = write!(text, "\nProxy versions: unavailable ({error})");
+    }
+    if let Some(Ok(pods)) = pods {
         let mut versions: BTreeMap<&str, usize> = BTreeMap::new();
         for version in pods.iter().filter(|pod| pod.is_staying()).filter_map(objects::Pod::proxy_version) {
             *versions.entry(version).or_default() += 1;

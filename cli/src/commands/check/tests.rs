@@ -67,6 +67,18 @@ async fn where_nothing_is_installed_that_is_what_is_said() {
 }
 
 #[tokio::test]
+async fn while_it_waits_what_is_well_takes_a_line() {
+    let (found, _) = look(nothing(), "mesh check").await;
+    let wrong = "x install: the controller is installed\n    \
+                 there is no Deployment lacewing-controller in namespace lacewing\n    \
+                 fix: install it: `mesh install | kubectl apply -f -`\n";
+    let left = Some(Duration::from_millis(61_400));
+    let picture = format!("x 1 error, 0 warnings; looking again, 1m1s left\n\n+ kubernetes (3)\n{wrong}");
+    assert_eq!(checklist(&printer(), &found.categories, left), picture);
+    assert_eq!(checklist(&printer(), &found.categories[..1], None), "looking ...\n\n+ kubernetes (3)\n");
+}
+
+#[tokio::test]
 async fn before_an_installation_only_what_it_needs_is_checked() {
     let (found, exit) = look(nothing(), "mesh check --pre").await;
     assert_eq!((names(&found), exit), (vec!["kubernetes", "before the installation", "environment"], Exit::Ok));

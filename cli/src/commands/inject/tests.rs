@@ -1,28 +1,14 @@
 //! Manifests of every kind go in; what comes out, what is said and the exit code are looked at. Injecting and uninjecting
 //! gives the same objects.
 
-use std::{cell::RefCell, fs, io, path::PathBuf, rc::Rc};
+use std::{fs, path::PathBuf};
 
 use super::*;
-use crate::{cluster::Flags, demo::state::Layout, demo::state::tests::Scratch, output::Printer};
-
-#[derive(Clone, Default)]
-struct Captured(Rc<RefCell<Vec<u8>>>);
-
-impl io::Write for Captured {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.borrow_mut().write(bytes)
-    }
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Captured {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.borrow().clone()).expect("UTF-8")
-    }
-}
+use crate::{
+    cluster::Flags,
+    demo::state::{Layout, tests::Scratch},
+    output::{Printer, tests::Captured},
+};
 
 /// What was printed, what was said, and how it failed if it did.
 struct Ran {
@@ -199,6 +185,9 @@ fn what_is_wrong_is_said_with_its_place_and_nothing_is_printed() {
             vec!["not honoured", "appProtocol"],
         ),
         ("kind: Deployment\nmetadata: {name: x}\nspec: {}\n".to_owned(), vec!["spec.template is missing"]),
+        ("kind: Pod\n".to_owned(), vec!["in.yaml:1: pod: spec.containers is missing"]),
+        ("name: x\n".to_owned(), vec!["in.yaml:1: this is no Kubernetes object"]),
+        ("kind: Job\nspec: {template: {spec: {}}}\n".to_owned(), vec!["job: spec.template.spec.containers is missing"]),
     ] {
         let ran = inject_text(&text, false, &[]);
         let failure = ran.failure.expect("it fails");
@@ -209,6 +198,22 @@ fn what_is_wrong_is_said_with_its_place_and_nothing_is_printed() {
     }
     let usage = inject_text(&good, false, &[("proxy-cpu-limit", "many")]).failure.expect("it fails");
     assert!(usage.exit() == Exit::Usage && usage.to_string().contains("100m or 0.5"), "{usage}");
+}
+
+#[test]
+fn where_there_is_nothing_that_is_said() {
+    for text in ["", "# only this\n", "---\n---\n", "kind: List\nitems: []\n"] {
+        for ran in [inject_text(text, false, &[]), uninject_text(text)] {
+            let failure = ran.failure.expect("it fails");
+            assert_eq!((failure.exit(), ran.out.as_str()), (Exit::NoData, ""), "{text}: {failure}");
+            assert!(failure.to_string().contains("no object in what was given"), "{failure}");
+        }
+    }
+    let scratch = Scratch::new("inject-bytes");
+    let file = scratch.join("a.yaml");
+    fs::write(&file, b"\x7fELF\xff").expect("write");
+    let ran = run_with(|context| uninject(context, &Uninject { files: vec![file] }));
+    assert!(ran.failure.is_some_and(|failure| failure.to_string().ends_with("a.yaml: it is no text in UTF-8")));
 }
 
 #[test]

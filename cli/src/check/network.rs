@@ -1,0 +1,351 @@
+//! Owns the checks of NetworkPolicies: do they let the API server, the controller, the proxies and DNS reach each other.
+//!
+//! A policy closes a direction of the pods that it selects; what is open is what any rule of any such policy opens. What
+//! the objects alone do not decide is neither open nor closed, and told as a warning. Policies of other APIs (of Cilium
+//! or Calico, AdminNetworkPolicy) are not read: `mesh check --proxy` shows who hears from the controller in fact.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use lacewing_crds::ObjectMeta;
+use lacewing_proxy::cidr::Cidr;
+
+use super::{Check, environment::CILIUM, install::controllers, some_of};
+use crate::cluster::{
+    ApiError, Cluster,
+    objects::{EndpointSlice, IpBlock, Meta, NetworkPolicy, NetworkPolicyPeer, Pod, PortName, Rule, Selector},
+};
+
+/// The controller's ports for proxies and for the API server.
+const GRPC: Port = Port { number: 8080, protocol: "TCP" };
+const WEBHOOK: Port = Port { number: 8443, protocol: "TCP" };
+/// By it a proxy finds the controller.
+const DNS: Port = Port { number: 53, protocol: "UDP" };
+/// Where the API server listens, at its Service; its endpoints say where else.
+const API_SERVER_PORT: u16 = 443;
+const API_SERVER: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
+                          ?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
+/// Label of the pods that answer DNS.
+const DNS_LABEL: (&str, &str) = ("k8s-app", "kube-dns");
+
+type Known<T> = Result<T, ApiError>;
+
+pub struct Facts {
+    pub policies: Known<Vec<NetworkPolicy>>,
+    pub namespaces: Known<Vec<Meta>>,
+    /// All of them.
+    pub pods: Known<Vec<Pod>>,
+    pub controllers: Known<Vec<Pod>>,
+    /// Slices of the Service `kubernetes`; none if they may not be read.
+    pub server: Vec<EndpointSlice>,
+    /// Cilium does not take pods by their addresses.
+    pub cilium: bool,
+}
+
+pub async fn gather(cluster: &Cluster) -> Facts {
+    let (policies, namespaces, pods, controllers, server, cilium) = tokio::join!(
+        cluster.list("/apis/networking.k8s.io/v1/networkpolicies"),
+        cluster.list("/api/v1/namespaces"),
+        cluster.list("/api/v1/pods"),
+        controllers(cluster),
+        cluster.list(API_SERVER),
+        cluster.find::<Meta>(CILIUM)
+    );
+    let (server, cilium) = (server.unwrap_or_default(), matches!(cilium, Ok(Some(_))));
+    Facts { policies, namespaces, pods, controllers, server, cilium }
+}
+
+pub fn judge(facts: &Facts) -> Vec<Check> {
+    let description = "no NetworkPolicy cuts the mesh off";
+    let known = (&facts.policies, &facts.namespaces, &facts.pods, &facts.controllers);
+    let (policies, namespaces, pods, controllers) = match known {
+        (Ok(policies), Ok(namespaces), Ok(pods), Ok(controllers)) => (policies, namespaces, pods, controllers),
+        (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) => {
+            return vec![Check::unknown(description, error)];
+        }
+    };
+    if policies.is_empty() {
+        return vec![Check::good(format!("{description}: there is none"))];
+    }
+    let by_name: BTreeMap<&str, &ObjectMeta> =
+        namespaces.iter().map(|namespace| (&*namespace.metadata.name, &namespace.metadata)).collect();
+    let net = Net { policies, namespaces: by_name, cilium: facts.cilium };
+    let meshed: Vec<&Pod> = pods.iter().filter(|pod| pod.is_meshed() && pod.is_staying()).collect();
+    vec![api_server(&net, controllers, &facts.server), proxies(&net, controllers, &meshed), dns(&net, &meshed, pods)]
+}
+
+/// Whether something passes. The least of the ways that it must pass counts, the greatest of those that it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Open {
+    No,
+    /// The objects alone do not say.
+    Unsure,
+    Yes,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    In,
+    Out,
+}
+
+#[derive(Clone, Copy)]
+struct Port {
+    number: u16,
+    protocol: &'static str,
+}
+
+/// The other side of a connection.
+#[derive(Clone, Copy)]
+enum Other<'a> {
+    Pod(&'a Pod),
+    /// It is no pod, and may come from other addresses than those it listens at.
+    ApiServer(&'a [IpAddr]),
+    /// Whom a rule names is not asked.
+    Anybody,
+}
+
+struct Net<'a> {
+    policies: &'a [NetworkPolicy],
+    namespaces: BTreeMap<&'a str, &'a ObjectMeta>,
+    cilium: bool,
+}
+
+/// A connection that is not sure to pass.
+struct Held<'a> {
+    open: Open,
+    way: Way,
+    /// Whose it is.
+    who: String,
+    policies: Vec<&'a NetworkPolicy>,
+}
+
+impl<'a> Net<'a> {
+    /// Whether `pod` may be reached by `other` at its `port`, or reach that of `other`; none if it surely may.
+    fn held(&self, pod: &Pod, way: Way, other: Other, port: Port, who: &str) -> Option<Held<'a>> {
+        let policies: Vec<&NetworkPolicy> = self.policies.iter().filter(|policy| applies(policy, pod, way)).collect();
+        let target = match (way, other) {
+            (Way::In, _) => Some(pod),
+            (Way::Out, Other::Pod(other)) => Some(other),
+            (Way::Out, _) => None,
+        };
+        let rules = policies.iter().flat_map(|policy| {
+            let rules = if way == Way::In { &policy.spec.ingress } else { &policy.spec.egress };
+            rules.iter().map(|rule| (policy.metadata.namespace.as_deref().unwrap_or_default(), rule))
+        });
+        let open =
+            rules.filter(|(_, rule)| opens(rule, port, target)).map(|(home, rule)| self.means(rule, home, other));
+        let open = open.max().unwrap_or(if policies.is_empty() { Open::Yes } else { Open::No });
+        (open != Open::Yes).then(|| Held { open, way, who: who.to_owned(), policies })
+    }
+
+    /// Whether `rule` of a policy in the namespace `home` means `other`.
+    fn means(&self, rule: &Rule, home: &str, other: Other) -> Open {
+        if rule.peers.is_empty() || matches!(other, Other::Anybody) {
+            return Open::Yes;
+        }
+        rule.peers.iter().map(|peer| self.is(peer, home, other)).max().unwrap_or(Open::No)
+    }
+
+    fn is(&self, peer: &NetworkPolicyPeer, home: &str, other: Other) -> Open {
+        match (other, &peer.ip_block) {
+            (Other::Anybody, _) => Open::Yes,
+            (Other::Pod(pod), Some(block)) => match pod.status.pod_ip.as_deref().map(str::parse) {
+                Some(Ok(address)) => match holds(block, address) {
+                    Some(true) if self.cilium => Open::Unsure,
+                    Some(true) => Open::Yes,
+                    Some(false) => Open::No,
+                    None => Open::Unsure,
+                },
+                _ => Open::Unsure,
+            },
+            (Other::Pod(pod), None) => {
+                let in_namespace = match &peer.namespace_selector {
+                    Some(selector) => {
+                        self.namespaces.get(pod.namespace()).is_some_and(|namespace| selects(selector, namespace))
+                    }
+                    None => pod.namespace() == home,
+                };
+                let selected = peer.pod_selector.as_ref().is_none_or(|selector| selects(selector, &pod.metadata));
+                if in_namespace && selected { Open::Yes } else { Open::No }
+            }
+            (Other::ApiServer(addresses), Some(block)) => {
+                let all = addresses.iter().all(|address| holds(block, *address) == Some(true));
+                if all && !addresses.is_empty() { Open::Yes } else { Open::Unsure }
+            }
+            // A relay for it (konnectivity) may be a pod of another namespace, never one beside the controller.
+            (Other::ApiServer(_), None) if peer.namespace_selector.is_some() => Open::Unsure,
+            (Other::ApiServer(_), None) => Open::No,
+        }
+    }
+}
+
+/// Whether the policy closes this direction of the pod, but for what its rules open.
+fn applies(policy: &NetworkPolicy, pod: &Pod, way: Way) -> bool {
+    let spec = &policy.spec;
+    let typed = match (spec.policy_types.is_empty(), way) {
+        (true, Way::In) => true,
+        (true, Way::Out) => !spec.egress.is_empty(),
+        (false, Way::In) => spec.policy_types.iter().any(|kind| kind == "Ingress"),
+        (false, Way::Out) => spec.policy_types.iter().any(|kind| kind == "Egress"),
+    };
+    typed && policy.metadata.namespace.as_deref() == Some(pod.namespace()) && selects(&spec.pod_selector, &pod.metadata)
+}
+
+/// Whether the rule is about this port of `target`; a name of a port of one unknown may be the one.
+fn opens(rule: &Rule, port: Port, target: Option<&Pod>) -> bool {
+    let named = |name: &str| {
+        target.is_none_or(|pod| {
+            let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+            containers.flat_map(|container| &container.ports).any(|own| {
+                own.name.as_deref() == Some(name)
+                    && own.number == port.number
+                    && own.protocol.as_deref().unwrap_or("TCP") == port.protocol
+            })
+        })
+    };
+    rule.ports.is_empty()
+        || rule.ports.iter().any(|allowed| {
+            allowed.protocol.as_deref().unwrap_or("TCP") == port.protocol
+                && match &allowed.port {
+                    Some(PortName::Number(first)) => {
+                        (*first..=allowed.end_port.unwrap_or(*first)).contains(&port.number)
+                    }
+                    Some(PortName::Name(name)) => named(name),
+                    None => true,
+                }
+        })
+}
+
+/// Whether the address is in the block; none if the block cannot be read.
+fn holds(block: &IpBlock, address: IpAddr) -> Option<bool> {
+    let within = |cidr: &String| Some(cidr.parse::<Cidr>().ok()?.contains(address));
+    let excepted: Option<Vec<bool>> = block.except.iter().map(within).collect();
+    Some(within(&block.cidr)? && !excepted?.contains(&true))
+}
+
+fn selects(selector: &Selector, object: &ObjectMeta) -> bool {
+    selector.match_labels.iter().all(|(key, value)| object.label(key) == Some(value))
+        && selector.match_expressions.iter().all(|expression| {
+            let own = object.label(&expression.key);
+            let listed = own.is_some_and(|own| expression.values.iter().any(|value| value == own));
+            match expression.operator.as_str() {
+                "In" => listed,
+                "NotIn" => !listed,
+                "Exists" => own.is_some(),
+                "DoesNotExist" => own.is_none(),
+                _ => false,
+            }
+        })
+}
+
+fn api_server(net: &Net, controllers: &[Pod], slices: &[EndpointSlice]) -> Check {
+    let description = "no NetworkPolicy stands between the API server and the controller";
+    let addresses: Vec<IpAddr> = slices
+        .iter()
+        .flat_map(|slice| &slice.endpoints)
+        .flat_map(|endpoint| &endpoint.addresses)
+        .filter_map(|address| address.parse().ok())
+        .collect();
+    let mut ports: Vec<u16> = slices.iter().flat_map(|slice| &slice.ports).filter_map(|port| port.port).collect();
+    ports.push(API_SERVER_PORT);
+    let mut held = Vec::new();
+    for pod in controllers {
+        held.extend(net.held(pod, Way::In, Other::ApiServer(&addresses), WEBHOOK, "the API server"));
+        // Before or after the address of the Service is replaced: CNIs differ in when they look.
+        let out = ports.iter().map(|number| {
+            net.held(pod, Way::Out, Other::Anybody, Port { number: *number, protocol: "TCP" }, pod.name())
+        });
+        let out: Option<Vec<Held>> = out.collect();
+        held.extend(out.and_then(|mut held| held.pop()));
+    }
+    told(description, &held, |held| match held.way {
+        Way::In => Words {
+            what: "TCP 8443",
+            mend: "let TCP 8443 in from everywhere: the API server is no pod that a selector could name",
+            unsure: "whether the API server is among those let in cannot be known from here",
+        },
+        Way::Out => Words { what: "TCP to the API server", mend: "let TCP 443 and 6443 out to everywhere", unsure: "" },
+    })
+}
+
+fn proxies(net: &Net, controllers: &[Pod], meshed: &[&Pod]) -> Check {
+    let description = "no NetworkPolicy keeps proxies from the controller";
+    let mut held = Vec::new();
+    for controller in controllers {
+        if meshed.is_empty() {
+            held.extend(net.held(controller, Way::In, Other::Anybody, GRPC, "whoever asks"));
+        }
+        for pod in meshed {
+            let who = format!("{}/{}", pod.namespace(), pod.name());
+            held.extend(net.held(pod, Way::Out, Other::Pod(controller), GRPC, &who));
+            held.extend(net.held(controller, Way::In, Other::Pod(pod), GRPC, &who));
+        }
+    }
+    told(description, &held, |held| Words {
+        what: "TCP 8080",
+        mend: match held.way {
+            Way::In => "let TCP 8080 in from the namespaces of meshed pods",
+            Way::Out => "let TCP 8080 out to namespace lacewing",
+        },
+        unsure: "only an ipBlock lets it through, which Cilium does not apply to pods",
+    })
+}
+
+fn dns(net: &Net, meshed: &[&Pod], pods: &[Pod]) -> Check {
+    let description = "no NetworkPolicy keeps proxies from DNS";
+    let servers: Vec<&Pod> = pods.iter().filter(|pod| pod.metadata.label(DNS_LABEL.0) == Some(DNS_LABEL.1)).collect();
+    let mut held = Vec::new();
+    for pod in meshed {
+        let who = format!("{}/{}", pod.namespace(), pod.name());
+        let Some(nobody) = net.held(pod, Way::Out, Other::Anybody, DNS, &who) else {
+            let ways = servers.iter().map(|server| net.held(pod, Way::Out, Other::Pod(server), DNS, &who));
+            let ways: Option<Vec<Held>> = ways.collect();
+            // It may be answered by something else: a cache on the node, which is no pod to a policy.
+            held.extend(ways.and_then(|mut ways| ways.pop()).map(|way| Held { open: Open::Unsure, ..way }));
+            continue;
+        };
+        held.push(nobody);
+    }
+    told(description, &held, |_| Words {
+        what: "UDP 53",
+        mend: "let UDP and TCP 53 out to namespace kube-system: by DNS a proxy finds the controller",
+        unsure: "it is open, but not to the pods with the label k8s-app=kube-dns",
+    })
+}
+
+struct Words {
+    /// Protocol and port.
+    what: &'static str,
+    /// What to change in the policy.
+    mend: &'static str,
+    /// Why it is not known whether it passes.
+    unsure: &'static str,
+}
+
+/// The worst of what is held, in words.
+fn told(description: &str, held: &[Held], words: impl Fn(&Held) -> Words) -> Check {
+    let Some(worst) = held.iter().min_by_key(|held| (held.open, held.way)) else { return Check::good(description) };
+    let alike = held.iter().filter(|other| (other.open, other.way) == (worst.open, worst.way));
+    let mut who: Vec<&str> = alike.map(|held| held.who.as_str()).collect();
+    who.dedup();
+    let name = |policy: &&NetworkPolicy| {
+        format!("{}/{}", policy.metadata.namespace.as_deref().unwrap_or_default(), policy.metadata.name)
+    };
+    let policies = some_of(&worst.policies.iter().map(name).collect::<Vec<_>>());
+    let Words { what, mend, unsure } = words(worst);
+    let way = if worst.way == Way::In { "in" } else { "out" };
+    let from = some_of(&who);
+    let edit = worst.policies.first().map(|policy| &policy.metadata);
+    let edit = edit.map_or_else(String::new, |policy| {
+        format!("{} -n {}", policy.name, policy.namespace.as_deref().unwrap_or_default())
+    });
+    let fix = format!("`kubectl edit networkpolicy {edit}`: {mend}");
+    if worst.open == Open::No {
+        return Check::bad(description, format!("{policies} does not let {what} {way} from {from}"), fix);
+    }
+    let message = format!("{policies} may or may not let {what} {way} from {from}: {unsure}");
+    Check::bad(description, message, fix).mild()
+}
+
+#[cfg(test)]
+mod tests;
