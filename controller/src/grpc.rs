@@ -8,17 +8,18 @@ mod convert;
 pub mod streams;
 mod subscriptions;
 
-use std::{sync::Arc, time::Duration};
+use std::{future::ready, pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::{Stream as Answers, stream::unfold};
 
 use lacewing_identity::SpiffeId;
 pub use lacewing_proto::control::control_server::ControlServer as Server;
 use lacewing_proto::control::{CertifyRequest, CertifyResponse, WatchRequest, WatchResponse, control_server::Control};
 use parking_lot::Mutex;
 use tokio::{
-    sync::{mpsc, watch},
-    time::{MissedTickBehavior, interval},
+    sync::watch,
+    time::{Interval, MissedTickBehavior, interval},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
@@ -78,7 +79,7 @@ impl<R: TokenReviewer> Service<R> {
 
 #[tonic::async_trait]
 impl<R: TokenReviewer> Control for Service<R> {
-    type WatchStream = ReceiverStream<Result<WatchResponse, Status>>;
+    type WatchStream = Pin<Box<dyn Answers<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn certify(&self, request: Request<CertifyRequest>) -> Result<Response<CertifyResponse>, Status> {
         self.certifier.certify(request.into_inner()).await.map(Response::new)
@@ -91,59 +92,60 @@ impl<R: TokenReviewer> Control for Service<R> {
         let subscriptions = Subscriptions::new(peer, self.publisher.clone(), self.streams.epoch());
         let mailbox = subscriptions.mailbox().clone();
         let subscriptions = Arc::new(Mutex::new(subscriptions));
-        // One answer under way and no queue behind it: whoever reads slowly gets the latest value next.
-        let (answers, receiver) = mpsc::channel(1);
+        let mut retries = interval(RETRY_INTERVAL);
+        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let stream = Stream {
-            guard: self.streams.enter(&subscriptions),
+            _guard: self.streams.enter(&subscriptions),
             subscriptions,
             requests: request.into_inner(),
-            answers,
             mailbox,
+            retries,
             stopping: self.stopping.clone(),
         };
-        // Ends with its stream, whichever side ends it.
-        tokio::spawn(stream.run());
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        // Whoever writes to the proxy asks for the next answer once there is room for it: no task, and no queue in which
+        // answers grow old. It is dropped with its connection.
+        let answers = unfold(stream, |mut stream| async {
+            let answer = stream.next().await?;
+            Some((Ok(answer), stream))
+        });
+        Ok(Response::new(Box::pin(answers)))
     }
 }
 
 /// One watch stream and everything that it listens to.
 struct Stream {
-    guard: streams::Guard,
+    _guard: streams::Guard,
     subscriptions: Arc<Mutex<Subscriptions>>,
     requests: Streaming<WatchRequest>,
-    answers: mpsc::Sender<Result<WatchResponse, Status>>,
     mailbox: Arc<Mailbox>,
+    retries: Interval,
     stopping: watch::Receiver<bool>,
 }
 
 impl Stream {
-    async fn run(mut self) {
-        let mut retries = interval(RETRY_INTERVAL);
-        retries.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// The next answer, of the moment at which it is taken; none once the stream has ended.
+    async fn next(&mut self) -> Option<WatchResponse> {
         loop {
             let (due, accepts, waiting) = {
                 let subscriptions = self.subscriptions.lock();
                 (subscriptions.is_due(), subscriptions.accepts(), subscriptions.is_waiting())
             };
             tokio::select! {
-                // The answer is made only once there is room for it, so that it is the latest.
-                room = self.answers.reserve(), if due => {
-                    let Ok(room) = room else { break };
-                    if let Some(answer) = self.subscriptions.lock().next() {
-                        room.send(Ok(answer));
+                // One of several that are ready: requests are read however much there is to send.
+                () = ready(()), if due => {
+                    let next = self.subscriptions.lock().next();
+                    if next.is_some() {
+                        return next;
                     }
                 }
                 request = self.requests.message(), if accepts => match request {
                     Ok(Some(request)) => self.subscriptions.lock().handle(request),
-                    Ok(None) | Err(_) => break,
+                    Ok(None) | Err(_) => return None,
                 },
                 () = self.mailbox.rung() => self.subscriptions.lock().look_for_changes(),
-                _ = retries.tick(), if waiting => self.subscriptions.lock().retry(),
-                () = self.answers.closed() => break,
-                Ok(_) = self.stopping.wait_for(|stopping| *stopping) => break,
+                _ = self.retries.tick(), if waiting => self.subscriptions.lock().retry(),
+                Ok(_) = self.stopping.wait_for(|stopping| *stopping) => return None,
             }
         }
-        drop(self.guard);
     }
 }

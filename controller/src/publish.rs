@@ -8,7 +8,7 @@ mod mailbox;
 mod questions;
 mod quota;
 
-use std::{collections::HashSet, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc};
 
 use lacewing_crds::{Name, labels::InboundMode};
 use lacewing_identity::{SpiffeId, TrustBundle, TrustDomain};
@@ -26,13 +26,14 @@ use crate::{
 pub use mailbox::Mailbox;
 use questions::{Id, Questions, Slot};
 pub use quota::QUERIES_PER_IDENTITY_MAX;
-use quota::{Quotas, Share};
+pub use quota::Quota;
+use quota::Quotas;
 
 /// Most different questions that are followed at a time, over all streams.
 pub const QUERIES_MAX: usize = 200_000;
 
 /// A question about the world.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Query {
     /// What `target` is for a client in `namespace`.
     Target {
@@ -46,6 +47,20 @@ pub enum Query {
         service_account: String,
     },
     Trust,
+}
+
+/// In the words of who asks.
+impl fmt::Display for Query {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Target { target, .. } => write!(f, "target {target}"),
+            Self::Endpoints(Backend { namespace, service, port }) => {
+                write!(f, "endpoints {service}.{namespace}:{port}")
+            }
+            Self::Inbound { pod, .. } => write!(f, "inbound {}", pod.name),
+            Self::Trust => f.write_str("trust"),
+        }
+    }
 }
 
 /// The answer to a [`Query`].
@@ -65,14 +80,20 @@ pub enum Answer {
 pub struct Followed {
     state: Arc<Mutex<State>>,
     id: Id,
+    query: Arc<Query>,
     answer: Arc<Slot>,
     mailbox: Arc<Mailbox>,
     number: u32,
-    /// Its place in the identity's quota; none for what costs nothing, as everybody follows it.
-    _share: Option<Share>,
+    /// Where its place is given back.
+    quota: Arc<Quota>,
 }
 
 impl Followed {
+    /// The question, shared by everybody who follows it.
+    pub fn query(&self) -> &Arc<Query> {
+        &self.query
+    }
+
     /// The current answer; nothing before the source has been read.
     pub fn answer(&self) -> Option<Arc<Answer>> {
         self.answer.lock().clone()
@@ -82,6 +103,9 @@ impl Followed {
 impl Drop for Followed {
     fn drop(&mut self) {
         self.state.lock().questions.unfollow(self.id, &self.mailbox, self.number);
+        if *self.query != Query::Trust {
+            self.quota.give_back(&self.query);
+        }
     }
 }
 
@@ -89,7 +113,7 @@ impl Drop for Followed {
 pub struct Publisher {
     trust_domain: TrustDomain,
     state: Arc<Mutex<State>>,
-    quotas: Arc<Quotas>,
+    quotas: Quotas,
 }
 
 #[derive(Default)]
@@ -108,7 +132,7 @@ struct Known {
 
 impl Publisher {
     pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, state: Arc::default(), quotas: Arc::default() }
+        Self { trust_domain, state: Arc::default(), quotas: Quotas::default() }
     }
 
     pub fn trust_domain(&self) -> &TrustDomain {
@@ -120,39 +144,43 @@ impl Publisher {
         self.state.lock().known.world.set_default_inbound(mode);
     }
 
-    /// Follows a question on behalf of an identity. `mailbox` gets `number` whenever there is another answer.
+    /// Where it is counted what an identity follows.
+    pub fn quota(&self, peer: &SpiffeId) -> Arc<Quota> {
+        self.quotas.of(peer)
+    }
+
+    /// Follows a question on behalf of the identity whose quota this is. `mailbox` gets `number` whenever there is another answer.
     ///
     /// # Errors
     /// The identity follows [`QUERIES_PER_IDENTITY_MAX`] different ones already, or everybody together [`QUERIES_MAX`].
     pub fn follow(
         &self,
-        peer: &SpiffeId,
-        query: Query,
+        quota: &Arc<Quota>,
+        query: &Query,
         mailbox: &Arc<Mailbox>,
         number: u32,
     ) -> Result<Followed, String> {
         let mut state = self.state.lock();
         let State { known, questions } = &mut *state;
-        let existing = questions.id(&query);
-        let query = existing.and_then(|id| questions.query(id)).unwrap_or_else(|| Arc::new(query));
-        let share = match *query {
-            Query::Trust => None,
-            _ => Some(self.quotas.take(peer, &query).ok_or_else(|| {
-                format!("{peer} follows {QUERIES_PER_IDENTITY_MAX} different keys already, over all its streams")
-            })?),
-        };
+        let existing = questions.id(query);
+        let query = existing.and_then(|id| questions.query(id)).unwrap_or_else(|| Arc::new(query.clone()));
         if existing.is_none() && questions.len() >= QUERIES_MAX {
             return Err(format!(
                 "the controller follows {QUERIES_MAX} questions already; are there more replicas to ask?"
             ));
         }
+        // Everybody follows the trust bundle: it costs nothing.
+        if *query != Query::Trust {
+            quota.take(&query)?;
+        }
         let id = existing.unwrap_or_else(|| {
-            let id = questions.add(query);
+            let id = questions.add(query.clone());
             known.answer(&self.trust_domain, questions, id);
             id
         });
         let answer = questions.follow(id, mailbox.clone(), number).unwrap_or_default();
-        Ok(Followed { state: self.state.clone(), id, answer, mailbox: mailbox.clone(), number, _share: share })
+        let (state, quota, mailbox) = (self.state.clone(), quota.clone(), mailbox.clone());
+        Ok(Followed { state, id, query, answer, mailbox, number, quota })
     }
 
     /// Takes a batch of the source as one step. The first one, even if empty, is what answers start from.

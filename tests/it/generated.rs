@@ -9,6 +9,8 @@ struct Generated {
     code: &'static str,
     /// The file name that the generator derives from the protobuf package.
     emitted: &'static str,
+    /// What turns messages into bytes.
+    codec: &'static str,
 }
 
 const GENERATED: &[Generated] = &[
@@ -16,8 +18,14 @@ const GENERATED: &[Generated] = &[
         proto: "shared/proto/proto/control.proto",
         code: "shared/proto/src/control.rs",
         emitted: "lacewing.control.v1.rs",
+        codec: "crate::codec::SmallCodec",
     },
-    Generated { proto: "cli/src/demo/emoji.proto", code: "cli/src/demo/emoji.rs", emitted: "lacewing.demo.v1.rs" },
+    Generated {
+        proto: "cli/src/demo/emoji.proto",
+        code: "cli/src/demo/emoji.rs",
+        emitted: "lacewing.demo.v1.rs",
+        codec: "tonic_prost::ProstCodec",
+    },
 ];
 
 const HEADER: &str = "// Generated from the .proto file of this name by `just gen`. Do not edit.\n";
@@ -32,7 +40,8 @@ fn generate(item: &Generated) -> String {
     let set = protox::compile([&path], [include]).expect("the .proto file compiles");
     let out = std::env::temp_dir().join(format!("lacewing-gen-{}-{}", std::process::id(), item.emitted));
     std::fs::create_dir_all(&out).expect("temporary folder");
-    tonic_prost_build::configure().out_dir(&out).build_transport(false).compile_fds(set).expect("code generation");
+    let builder = tonic_prost_build::configure().out_dir(&out).build_transport(false).codec_path(item.codec);
+    builder.compile_fds(set).expect("code generation");
     let code = std::fs::read_to_string(out.join(item.emitted)).expect("generated file");
     std::fs::remove_dir_all(&out).expect("remove temporary folder");
     format!("{HEADER}{code}")

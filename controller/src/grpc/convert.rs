@@ -16,70 +16,38 @@ use crate::{
 /// Longest name in a key, in bytes (a DNS subdomain, RFC 1123).
 const NAME_BYTES_MAX: usize = 253;
 
-/// What a proxy subscribes to, in its own words: two streams may mean different things by the same key.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Key {
-    Target(String),
-    Endpoints(Backend),
-    /// A pod in the caller's namespace.
-    Inbound(String),
-    Trust,
-}
-
-impl Key {
-    /// # Errors
-    /// The key is none, in words for an operator.
-    pub fn parse(key: wire::Key) -> Result<Self, String> {
-        match key.key.ok_or("the key is empty: is the proxy newer than the controller?")? {
-            WireKey::Target(target) if target.len() > TARGET_BYTES_MAX => {
-                Err(format!("the target is longer than {TARGET_BYTES_MAX} bytes"))
-            }
-            WireKey::Target(target) => Ok(Self::Target(target)),
-            WireKey::Endpoints(wire::Backend { namespace, service, port }) => {
-                let port = u16::try_from(port).ok().filter(|port| *port != 0);
-                let port = port.ok_or("the backend's port is not from 1 to 65535")?;
-                Ok(Self::Endpoints(Backend { namespace: short(namespace)?, service: short(service)?, port }))
-            }
-            WireKey::Inbound(pod) => Ok(Self::Inbound(short(pod)?)),
-            WireKey::Trust(wire::Trust {}) => Ok(Self::Trust),
+/// What the key means when `peer` asks: a name without a namespace is one of its own.
+///
+/// # Errors
+/// The key is none, in words for an operator.
+pub fn query(key: wire::Key, peer: &SpiffeId) -> Result<Query, String> {
+    match key.key.ok_or("the key is empty: is the proxy newer than the controller?")? {
+        WireKey::Target(target) if target.len() > TARGET_BYTES_MAX => {
+            Err(format!("the target is longer than {TARGET_BYTES_MAX} bytes"))
         }
-    }
-
-    pub fn to_wire(&self) -> wire::Key {
-        let key = match self {
-            Self::Target(target) => WireKey::Target(target.clone()),
-            Self::Endpoints(backend) => WireKey::Endpoints(self::backend(backend)),
-            Self::Inbound(pod) => WireKey::Inbound(pod.clone()),
-            Self::Trust => WireKey::Trust(wire::Trust {}),
-        };
-        wire::Key { key: Some(key) }
-    }
-
-    /// What this key means when `peer` asks.
-    pub fn query(&self, peer: &SpiffeId) -> Query {
-        match self {
-            Self::Target(target) => Query::Target { namespace: peer.namespace().to_owned(), target: target.clone() },
-            Self::Endpoints(backend) => Query::Endpoints(backend.clone()),
-            Self::Inbound(pod) => Query::Inbound {
-                pod: Name::new(peer.namespace(), pod),
-                service_account: peer.service_account().to_owned(),
-            },
-            Self::Trust => Query::Trust,
+        WireKey::Target(target) => Ok(Query::Target { namespace: peer.namespace().to_owned(), target }),
+        WireKey::Endpoints(wire::Backend { namespace, service, port }) => {
+            let port = u16::try_from(port).ok().filter(|port| *port != 0);
+            let port = port.ok_or("the backend's port is not from 1 to 65535")?;
+            Ok(Query::Endpoints(Backend { namespace: short(namespace)?, service: short(service)?, port }))
         }
+        WireKey::Inbound(pod) => Ok(Query::Inbound {
+            pod: Name::new(peer.namespace(), short(pod)?),
+            service_account: peer.service_account().to_owned(),
+        }),
+        WireKey::Trust(wire::Trust {}) => Ok(Query::Trust),
     }
 }
 
-impl std::fmt::Display for Key {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Target(target) => write!(f, "target {target}"),
-            Self::Endpoints(Backend { namespace, service, port }) => {
-                write!(f, "endpoints {service}.{namespace}:{port}")
-            }
-            Self::Inbound(pod) => write!(f, "inbound {pod}"),
-            Self::Trust => f.write_str("trust"),
-        }
-    }
+/// The key by which a proxy asks this.
+pub fn key(query: &Query) -> wire::Key {
+    let key = match query {
+        Query::Target { target, .. } => WireKey::Target(target.clone()),
+        Query::Endpoints(backend) => WireKey::Endpoints(self::backend(backend)),
+        Query::Inbound { pod, .. } => WireKey::Inbound(pod.name.clone()),
+        Query::Trust => WireKey::Trust(wire::Trust {}),
+    };
+    wire::Key { key: Some(key) }
 }
 
 fn short(name: String) -> Result<String, String> {
@@ -154,9 +122,15 @@ mod tests {
 
     #[test]
     fn keys_survive_the_wire_and_bad_ones_are_refused() {
-        let backend = Backend { namespace: "a".into(), service: "web".into(), port: 80 };
-        for key in [Key::Target("web:80".into()), Key::Endpoints(backend), Key::Inbound("web-1".into()), Key::Trust] {
-            assert_eq!(Key::parse(key.to_wire()), Ok(key));
+        let peer = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
+        let backend = Backend { namespace: "b".into(), service: "web".into(), port: 80 };
+        for query in [
+            Query::Target { namespace: "a".into(), target: "web:80".into() },
+            Query::Endpoints(backend),
+            Query::Inbound { pod: Name::new("a", "web-1"), service_account: "web".into() },
+            Query::Trust,
+        ] {
+            assert_eq!(self::query(key(&query), &peer), Ok(query));
         }
         let wire_backend = |name: &str, port: u32| {
             WireKey::Endpoints(wire::Backend { namespace: name.into(), service: "web".into(), port })
@@ -169,7 +143,7 @@ mod tests {
             Some(wire_backend("a", 65_536)),
             Some(wire_backend(&"x".repeat(NAME_BYTES_MAX + 1), 80)),
         ] {
-            assert!(Key::parse(wire::Key { key: bad }).is_err());
+            assert!(query(wire::Key { key: bad }, &peer).is_err());
         }
     }
 
@@ -230,14 +204,5 @@ mod tests {
             };
             assert_eq!(inbound(&InboundPorts { mode, ports, terminating }), WireAnswer::Inbound(expected));
         }
-    }
-
-    #[test]
-    fn a_caller_asks_as_itself() {
-        let peer = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
-        let asked = Key::Inbound("voting-1".into()).query(&peer);
-        assert_eq!(asked, Query::Inbound { pod: Name::new("a", "voting-1"), service_account: "web".into() });
-        let asked = Key::Target("voting:80".into()).query(&peer);
-        assert_eq!(asked, Query::Target { namespace: "a".into(), target: "voting:80".into() });
     }
 }

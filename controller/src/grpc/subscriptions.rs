@@ -15,31 +15,32 @@ use lacewing_identity::SpiffeId;
 use lacewing_proto::control as wire;
 use wire::{watch_request::Action, watch_response::Answer as WireAnswer};
 
-use super::convert::{self, Key};
+use super::convert;
 use crate::{
     endpoints::Endpoint,
     locality::Place,
-    publish::{Answer, Followed, Mailbox, Publisher},
+    publish::{Answer, Followed, Mailbox, Publisher, Query, Quota},
 };
 
 /// Most keys that one stream follows: a proxy needs up to 1,026.
 pub const SUBSCRIPTIONS_MAX: usize = 2_048;
 /// Most keys of one stream that wait for room to be followed.
 const WAITING_MAX: usize = 256;
-/// Most endpoints in one message: some 150 KiB, far below gRPC's limit of 4 MiB.
-pub const ENDPOINTS_PER_MESSAGE: usize = 500;
+/// Most endpoints in one message: some 4 KiB, since each stream keeps a buffer for the largest that it has sent.
+pub const ENDPOINTS_PER_MESSAGE: usize = 16;
 /// Most refusals that wait to be sent; while there are more, requests are not read.
 const REFUSALS_MAX: usize = 16;
 
 /// What one stream follows.
 pub struct Subscriptions {
     peer: SpiffeId,
+    quota: Arc<Quota>,
     publisher: Arc<Publisher>,
     epoch: u64,
     counter: u64,
     /// By number, which is never used again on this stream.
     followed: HashMap<u32, Subscription>,
-    numbers: HashMap<Arc<Key>, u32>,
+    numbers: HashMap<Arc<Query>, u32>,
     last_number: u32,
     /// Gets the number of what has another answer.
     mailbox: Arc<Mailbox>,
@@ -48,14 +49,13 @@ pub struct Subscriptions {
     /// The rest of the answer that is being sent, and what it answers.
     rest: Option<(u32, VecDeque<wire::WatchResponse>)>,
     refusals: VecDeque<(Option<wire::Key>, String)>,
-    /// Keys that were refused for want of room, each once.
-    waiting: VecDeque<Key>,
+    /// What was refused for want of room, each once.
+    waiting: VecDeque<Query>,
     /// Where the proxy's pod runs; nowhere in particular until the stream has asked for its inbound side.
     place: Place,
 }
 
 struct Subscription {
-    key: Arc<Key>,
     followed: Followed,
     sent: Option<Arc<Answer>>,
     /// Counter of the version last sent, and of the one that the proxy acts on.
@@ -76,8 +76,10 @@ pub struct View {
 
 impl Subscriptions {
     pub fn new(peer: SpiffeId, publisher: Arc<Publisher>, epoch: u64) -> Self {
+        let quota = publisher.quota(&peer);
         Self {
             peer,
+            quota,
             publisher,
             epoch,
             counter: 0,
@@ -108,16 +110,16 @@ impl Subscriptions {
 
     /// Whether the proxy acts on the trust bundle of this moment. One that does not follow it is not waited for.
     pub fn has_applied_trust(&self) -> bool {
-        let trust = self.numbers.get(&Key::Trust).and_then(|number| self.followed.get(number));
+        let trust = self.numbers.get(&Query::Trust).and_then(|number| self.followed.get(number));
         trust.is_none_or(|trust| trust.sent == trust.followed.answer() && trust.applied_version == trust.sent_version)
     }
 
     /// What is followed, in the order of the keys.
     pub fn view(&self) -> Vec<View> {
         let mut followed: Vec<_> = self.followed.values().collect();
-        followed.sort_by_key(|subscription| &subscription.key);
+        followed.sort_by_key(|subscription| subscription.followed.query());
         let view = |subscription: &Subscription| View {
-            key: subscription.key.to_string(),
+            key: subscription.followed.query().to_string(),
             sent: subscription.sent_version,
             applied: subscription.applied_version,
         };
@@ -142,19 +144,19 @@ impl Subscriptions {
     /// Takes a request of the proxy.
     pub fn handle(&mut self, request: wire::WatchRequest) {
         match request.action {
-            Some(Action::Subscribe(key)) => match Key::parse(key.clone()) {
-                Ok(key) => self.subscribe(key),
+            Some(Action::Subscribe(key)) => match convert::query(key.clone(), &self.peer) {
+                Ok(query) => self.subscribe(query),
                 Err(why) => self.refusals.push_back((Some(key), why)),
             },
             Some(Action::Unsubscribe(key)) => {
-                if let Ok(key) = Key::parse(key) {
-                    self.unsubscribe(&key);
+                if let Ok(query) = convert::query(key, &self.peer) {
+                    self.unsubscribe(&query);
                     self.retry();
                 }
             }
             Some(Action::Applied(wire::Applied { key: Some(key), version: Some(version) })) => {
-                if let Ok(key) = Key::parse(key) {
-                    self.applied(&key, version);
+                if let Ok(query) = convert::query(key, &self.peer) {
+                    self.applied(&query, version);
                 }
             }
             Some(Action::Applied(_)) => self.refuse("`applied` names no key or no version"),
@@ -166,31 +168,29 @@ impl Subscriptions {
         self.refusals.push_back((None, why.to_owned()));
     }
 
-    /// Follows a key; one that is followed already starts over with a snapshot.
-    fn subscribe(&mut self, key: Key) {
-        self.unsubscribe(&key);
-        if let Err(why) = self.follow(&key) {
+    /// Follows a question; one that is followed already starts over with a snapshot.
+    fn subscribe(&mut self, query: Query) {
+        self.unsubscribe(&query);
+        if let Err(why) = self.follow(&query) {
             let waits = self.waiting.len() < WAITING_MAX;
             let then =
                 if waits { "it is answered once there is room" } else { "unsubscribe from some, then ask again" };
-            self.refusals.push_back((Some(key.to_wire()), format!("{why}; {then}")));
+            self.refusals.push_back((Some(convert::key(&query)), format!("{why}; {then}")));
             if waits {
-                self.waiting.push_back(key);
+                self.waiting.push_back(query);
             }
         }
     }
 
-    fn follow(&mut self, key: &Key) -> Result<(), String> {
+    fn follow(&mut self, query: &Query) -> Result<(), String> {
         if self.followed.len() >= SUBSCRIPTIONS_MAX {
             return Err(format!("this stream follows {SUBSCRIPTIONS_MAX} keys already"));
         }
         let number = self.last_number + 1;
-        let followed = self.publisher.follow(&self.peer, key.query(&self.peer), &self.mailbox, number)?;
+        let followed = self.publisher.follow(&self.quota, query, &self.mailbox, number)?;
         self.last_number = number;
-        let key = Arc::new(key.clone());
-        self.numbers.insert(key.clone(), number);
-        let subscription =
-            Subscription { key, followed, sent: None, sent_version: 0, applied_version: 0, is_due: true };
+        self.numbers.insert(followed.query().clone(), number);
+        let subscription = Subscription { followed, sent: None, sent_version: 0, applied_version: 0, is_due: true };
         self.followed.insert(number, subscription);
         self.due.push_back(number);
         Ok(())
@@ -203,17 +203,17 @@ impl Subscriptions {
 
     /// Follows what waits for room, as far as there is some.
     pub fn retry(&mut self) {
-        while let Some(key) = self.waiting.pop_front() {
-            if self.follow(&key).is_err() {
-                self.waiting.push_front(key);
+        while let Some(query) = self.waiting.pop_front() {
+            if self.follow(&query).is_err() {
+                self.waiting.push_front(query);
                 return;
             }
         }
     }
 
-    fn unsubscribe(&mut self, key: &Key) {
-        self.waiting.retain(|waiting| waiting != key);
-        let Some(number) = self.numbers.remove(key) else { return };
+    fn unsubscribe(&mut self, query: &Query) {
+        self.waiting.retain(|waiting| waiting != query);
+        let Some(number) = self.numbers.remove(query) else { return };
         if self.followed.remove(&number).is_some_and(|subscription| subscription.is_due) {
             self.due.retain(|due| *due != number);
         }
@@ -224,8 +224,8 @@ impl Subscriptions {
     }
 
     /// Notes what the proxy acts on. Versions that it was never sent are not believed.
-    fn applied(&mut self, key: &Key, version: wire::Version) {
-        if let Some(number) = self.numbers.get(key)
+    fn applied(&mut self, query: &Query, version: wire::Version) {
+        if let Some(number) = self.numbers.get(query)
             && let Some(subscription) = self.followed.get_mut(number)
             && version.epoch == self.epoch
             && version.counter <= subscription.sent_version
@@ -282,7 +282,7 @@ impl Subscriptions {
         }
         self.counter += 1;
         subscription.sent_version = self.counter;
-        let wire_key = subscription.key.to_wire();
+        let wire_key = convert::key(subscription.followed.query());
         if let Answer::Inbound(_, place) = &*answer {
             self.move_to(place);
         }

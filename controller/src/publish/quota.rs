@@ -4,7 +4,7 @@
 
 use std::{
     collections::{HashMap, hash_map::Entry},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 
 use lacewing_identity::SpiffeId;
@@ -15,42 +15,54 @@ use super::Query;
 /// Most different questions that one identity follows at a time.
 pub const QUERIES_PER_IDENTITY_MAX: usize = 8_192;
 
-/// Who follows what, and how often.
+/// The quotas of those who follow anything.
 #[derive(Default)]
-pub struct Quotas(Mutex<HashMap<SpiffeId, HashMap<Arc<Query>, usize>>>);
+pub struct Quotas(Mutex<HashMap<SpiffeId, Weak<Quota>>>);
 
-/// A followed question's place in the quota of its identity; given back by dropping it.
-pub struct Share {
-    quotas: Arc<Quotas>,
+/// What one identity follows, and how often.
+pub struct Quota {
     id: SpiffeId,
-    query: Arc<Query>,
+    followed: Mutex<HashMap<Arc<Query>, usize>>,
 }
 
 impl Quotas {
-    /// A place for the question; none if the identity follows [`QUERIES_PER_IDENTITY_MAX`] others.
-    pub fn take(self: &Arc<Self>, id: &SpiffeId, query: &Arc<Query>) -> Option<Share> {
+    /// The quota of an identity, for as long as somebody holds it.
+    pub fn of(&self, id: &SpiffeId) -> Arc<Quota> {
         let mut quotas = self.0.lock();
-        let followed = quotas.entry(id.clone()).or_default();
-        if !followed.contains_key(query) && followed.len() >= QUERIES_PER_IDENTITY_MAX {
-            return None;
+        if let Some(quota) = quotas.get(id).and_then(Weak::upgrade) {
+            return quota;
         }
-        *followed.entry(query.clone()).or_default() += 1;
-        Some(Share { quotas: self.clone(), id: id.clone(), query: query.clone() })
+        quotas.retain(|_, quota| quota.strong_count() > 0);
+        let quota = Arc::new(Quota { id: id.clone(), followed: Mutex::default() });
+        quotas.insert(id.clone(), Arc::downgrade(&quota));
+        quota
     }
 }
 
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut quotas = self.quotas.0.lock();
-        let Some(followed) = quotas.get_mut(&self.id) else { return };
-        if let Entry::Occupied(mut times) = followed.entry(self.query.clone()) {
+impl Quota {
+    /// Takes a place for the question.
+    ///
+    /// # Errors
+    /// There is none: why, in words for an operator.
+    pub fn take(&self, query: &Arc<Query>) -> Result<(), String> {
+        let mut followed = self.followed.lock();
+        if followed.len() >= QUERIES_PER_IDENTITY_MAX && !followed.contains_key(query) {
+            let id = &self.id;
+            return Err(format!(
+                "{id} follows {QUERIES_PER_IDENTITY_MAX} different keys already, over all its streams"
+            ));
+        }
+        *followed.entry(query.clone()).or_default() += 1;
+        Ok(())
+    }
+
+    /// Gives the place back.
+    pub fn give_back(&self, query: &Arc<Query>) {
+        if let Entry::Occupied(mut times) = self.followed.lock().entry(query.clone()) {
             *times.get_mut() -= 1;
             if *times.get() == 0 {
                 times.remove();
             }
-        }
-        if followed.is_empty() {
-            quotas.remove(&self.id);
         }
     }
 }
@@ -61,19 +73,20 @@ mod tests {
 
     #[test]
     fn an_identity_has_room_for_so_many_different_questions() {
-        let quotas = Arc::new(Quotas::default());
+        let quotas = Quotas::default();
         let id = |name: &str| SpiffeId::parse(&format!("spiffe://cluster.local/ns/a/sa/{name}")).unwrap();
         let query = |n: usize| Arc::new(Query::Target { namespace: "a".into(), target: format!("s{n}:80") });
-        let mut shares: Vec<Share> =
-            (0..QUERIES_PER_IDENTITY_MAX).map(|n| quotas.take(&id("web"), &query(n)).unwrap()).collect();
-        assert!(quotas.take(&id("web"), &query(shares.len())).is_none());
-        assert!(quotas.take(&id("voting"), &query(0)).is_some(), "others are not affected");
-        let again = quotas.take(&id("web"), &query(0)).expect("the same question counts once");
-        drop(shares.remove(0));
-        assert!(quotas.take(&id("web"), &query(shares.len() + 1)).is_none(), "somebody still follows it");
-        drop(again);
-        assert!(quotas.take(&id("web"), &query(shares.len() + 1)).is_some());
-        drop(shares);
-        assert!(quotas.0.lock().is_empty(), "nothing is remembered of who follows nothing");
+        let web = quotas.of(&id("web"));
+        assert!((0..QUERIES_PER_IDENTITY_MAX).all(|n| web.take(&query(n)).is_ok()));
+        let one_more = query(QUERIES_PER_IDENTITY_MAX);
+        assert!(quotas.of(&id("web")).take(&one_more).is_err(), "one quota, whoever asks for it");
+        assert!(quotas.of(&id("voting")).take(&query(0)).is_ok(), "others are not affected");
+        assert!(web.take(&query(0)).is_ok(), "the same question counts once");
+        web.give_back(&query(0));
+        assert!(web.take(&one_more).is_err(), "somebody still follows it");
+        web.give_back(&query(0));
+        assert!(web.take(&one_more).is_ok());
+        drop((web, quotas.of(&id("another"))));
+        assert_eq!(quotas.0.lock().len(), 1, "nothing is remembered of who follows nothing");
     }
 }

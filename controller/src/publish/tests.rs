@@ -41,7 +41,7 @@ impl Asker {
     fn follow_as(&mut self, publisher: &Publisher, name: &str, query: Query) -> Result<Followed, String> {
         let number = self.next;
         self.next += 1;
-        publisher.follow(&Self::id(name), query, &self.mailbox, number)
+        publisher.follow(&publisher.quota(&Self::id(name)), &query, &self.mailbox, number)
     }
 
     /// The numbers that were told since the last time.

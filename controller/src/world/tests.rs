@@ -99,7 +99,7 @@ fn pods_are_found_by_every_address_of_their_own() {
     }
     // A pod may lose its addresses, and may turn out to be on the host network.
     let mut moved = world.pod(&Name::new("a", "dual")).unwrap().clone();
-    moved.status.pod_ips.pop();
+    moved.status.pod_ips = moved.status.pod_ips[..1].into();
     world.apply(Object::Pod(moved));
     assert_eq!((names(&world, "fd00::1"), names(&world, "10.0.0.1").len()), (vec![], 2));
     world.remove(&ObjectKey { kind: Kind::Pod, name: Name::new("a", "again") });

@@ -1,7 +1,7 @@
 //! Kubernetes objects as the mesh reads them: slim types with only the fields it uses, under their own names.
 //!
 //! Nothing is written back to a cluster in these types, so they only deserialize. Every collection takes `null` for
-//! empty, as Kubernetes does. Label and annotation names, with their parsed values, are in [`labels`].
+//! empty, as Kubernetes does, and those of objects that come in tens of thousands take no more room than they need. Label and annotation names, with their parsed values, are in [`labels`].
 
 pub mod labels;
 mod meta;

@@ -22,7 +22,7 @@ pub struct ObjectMeta {
     /// Set from the moment of the wish to delete the object; it stays until its finalizers, or a pod's grace, are done.
     pub deletion_timestamp: Option<String>,
     #[serde(deserialize_with = "nullable")]
-    pub owner_references: Vec<OwnerReference>,
+    pub owner_references: Box<[OwnerReference]>,
 }
 
 impl ObjectMeta {

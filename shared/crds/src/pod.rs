@@ -64,18 +64,17 @@ pub struct PodSpec {
     /// Where the pod runs; absent until it is decided.
     pub node_name: Option<String>,
     #[serde(deserialize_with = "nullable")]
-    pub containers: Vec<Container>,
+    pub containers: Box<[Container]>,
     #[serde(deserialize_with = "nullable")]
-    pub init_containers: Vec<Container>,
+    pub init_containers: Box<[Container]>,
 }
 
-/// A container: its name and the ports that it declares.
+/// A container: the ports that it declares.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Container {
-    pub name: String,
     #[serde(deserialize_with = "nullable")]
-    pub ports: Vec<ContainerPort>,
+    pub ports: Box<[ContainerPort]>,
     /// Set only on init containers; `Always` makes one a native sidecar.
     pub restart_policy: Option<String>,
 }
@@ -105,7 +104,7 @@ pub struct PodStatus {
     #[serde(rename = "podIP")]
     pub pod_ip: Option<IpAddr>,
     #[serde(rename = "podIPs", deserialize_with = "nullable")]
-    pub pod_ips: Vec<PodIp>,
+    pub pod_ips: Box<[PodIp]>,
 }
 
 /// One of a pod's addresses.

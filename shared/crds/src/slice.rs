@@ -13,9 +13,9 @@ pub struct EndpointSlice {
     #[serde(deserialize_with = "nullable")]
     pub address_type: AddressType,
     #[serde(deserialize_with = "nullable")]
-    pub ports: Vec<EndpointPort>,
+    pub ports: Box<[EndpointPort]>,
     #[serde(deserialize_with = "nullable")]
-    pub endpoints: Vec<Endpoint>,
+    pub endpoints: Box<[Endpoint]>,
 }
 
 impl EndpointSlice {
@@ -54,7 +54,7 @@ pub struct EndpointPort {
 pub struct Endpoint {
     /// Fungible addresses of the same endpoint; in practice one.
     #[serde(deserialize_with = "nullable")]
-    pub addresses: Vec<String>,
+    pub addresses: Box<[Box<str>]>,
     #[serde(deserialize_with = "nullable")]
     pub conditions: EndpointConditions,
     pub target_ref: Option<TargetRef>,

@@ -8,6 +8,7 @@ use crate::{
     publish::{Publisher, QUERIES_PER_IDENTITY_MAX},
     source::{Change, manifest},
 };
+use lacewing_crds::Name;
 use lacewing_identity::TrustDomain;
 
 const EPOCH: u64 = 42;
@@ -34,8 +35,12 @@ fn slice(name: &str, from: usize, count: usize, zone: &str) -> String {
     )
 }
 
-fn backend() -> Key {
-    Key::Endpoints(Backend { namespace: "a".into(), service: "web".into(), port: 80 })
+fn backend() -> Query {
+    Query::Endpoints(Backend { namespace: "a".into(), service: "web".into(), port: 80 })
+}
+
+fn target(target: impl Into<String>) -> Query {
+    Query::Target { namespace: "a".into(), target: target.into() }
 }
 
 fn request(action: Action) -> wire::WatchRequest {
@@ -61,8 +66,8 @@ impl Fixture {
         self.stream.look_for_changes();
     }
 
-    fn subscribe(&mut self, key: &Key) {
-        self.stream.handle(request(Action::Subscribe(key.to_wire())));
+    fn subscribe(&mut self, query: &Query) {
+        self.stream.handle(request(Action::Subscribe(convert::key(query))));
     }
 
     /// Sends all that is due, as to a proxy that reads at once; says in how many messages.
@@ -92,7 +97,7 @@ impl Fixture {
     }
 
     fn truth(&self) -> BTreeMap<String, String> {
-        let Key::Endpoints(backend) = backend() else { unreachable!() };
+        let Query::Endpoints(backend) = backend() else { unreachable!() };
         let domain = self.publisher.trust_domain().clone();
         let list = self.publisher.with_world(|world| crate::endpoints::endpoints(world, &domain, &backend));
         let near = list.near(self.stream.place());
@@ -199,7 +204,7 @@ fn what_a_client_is_offered_follows_where_its_pod_runs() {
     fixture.subscribe(&backend());
     fixture.drain();
     assert_eq!(fixture.held.len(), 0, "nobody knows where it runs");
-    fixture.subscribe(&Key::Inbound("web-1".into()));
+    fixture.subscribe(&Query::Inbound { pod: Name::new("a", "web-1"), service_account: "web".into() });
     assert_eq!(fixture.drain().len(), 2, "its inbound side, and what is near it");
     assert_eq!((fixture.held.len(), &fixture.held), (3, &fixture.truth()));
 
@@ -209,7 +214,7 @@ fn what_a_client_is_offered_follows_where_its_pod_runs() {
     let messages = fixture.drain();
     assert!(matches!(&messages[..], [m] if matches!(&m.answer, Some(WireAnswer::Delta(d)) if d.upserted.len() == 1)));
     assert_eq!(fixture.held, fixture.truth());
-    let applied = wire::Applied { key: Some(backend().to_wire()), version: messages[0].version };
+    let applied = wire::Applied { key: Some(convert::key(&backend())), version: messages[0].version };
     fixture.stream.handle(request(Action::Applied(applied)));
     let endpoints = fixture.stream.view().into_iter().find(|view| view.key.starts_with("endpoints")).unwrap();
     assert_eq!(endpoints.sent, endpoints.applied, "what was not sent does not wait to be applied");
@@ -237,16 +242,16 @@ fn subscriptions_are_capped_and_the_stream_goes_on() {
     let mut fixture = Fixture::new();
     fixture.apply("");
     for number in 0..SUBSCRIPTIONS_MAX {
-        fixture.subscribe(&Key::Target(format!("web-{number}:80")));
+        fixture.subscribe(&target(format!("web-{number}:80")));
     }
     fixture.drain();
-    let one_more = Key::Target("one-more:80".into());
+    let one_more = target("one-more:80");
     fixture.subscribe(&one_more);
     let messages = fixture.drain();
     let [message] = &messages[..] else { panic!("{messages:?}") };
-    assert_eq!(message.key, Some(one_more.to_wire()));
+    assert_eq!(message.key, Some(convert::key(&one_more)));
     assert!(matches!(&message.answer, Some(WireAnswer::Refused(why)) if why.contains("2048 keys")));
-    fixture.stream.handle(request(Action::Unsubscribe(Key::Target("web-7:80".into()).to_wire())));
+    fixture.stream.handle(request(Action::Unsubscribe(convert::key(&target("web-7:80")))));
     // Nobody has to ask again.
     assert!(matches!(fixture.drain()[0].answer, Some(WireAnswer::Target(_))));
     assert_eq!(fixture.stream.len(), SUBSCRIPTIONS_MAX);
@@ -267,11 +272,11 @@ fn one_identity_cannot_follow_everything_and_is_answered_when_room_returns() {
         (0..QUERIES_PER_IDENTITY_MAX / SUBSCRIPTIONS_MAX).map(|_| another("greedy")).collect();
     for (number, stream) in greedy.iter_mut().enumerate() {
         for key in 0..SUBSCRIPTIONS_MAX {
-            stream.subscribe(&Key::Target(format!("web-{number}-{key}:80")));
+            stream.subscribe(&target(format!("web-{number}-{key}:80")));
         }
     }
     let answer = |stream: &mut Fixture, key: &str| {
-        stream.subscribe(&Key::Target(key.into()));
+        stream.subscribe(&target(key));
         stream.drain().remove(0).answer.unwrap()
     };
     let mut last = another("greedy");
@@ -281,7 +286,7 @@ fn one_identity_cannot_follow_everything_and_is_answered_when_room_returns() {
         matches!(answer(&mut last, "web-0-0:80"), WireAnswer::Target(_)),
         "what it follows elsewhere costs nothing"
     );
-    last.subscribe(&Key::Trust);
+    last.subscribe(&Query::Trust);
     assert_eq!(last.stream.len(), 2, "trust is never refused");
     assert!(matches!(answer(&mut another("modest"), "more:80"), WireAnswer::Target(_)));
 
@@ -296,13 +301,13 @@ fn one_identity_cannot_follow_everything_and_is_answered_when_room_returns() {
 fn only_so_many_keys_wait_for_room() {
     let mut fixture = Fixture::new();
     for number in 0..=SUBSCRIPTIONS_MAX + WAITING_MAX {
-        fixture.subscribe(&Key::Target(format!("web-{number}:80")));
+        fixture.subscribe(&target(format!("web-{number}:80")));
     }
     assert_eq!((fixture.stream.len(), fixture.stream.waiting.len()), (SUBSCRIPTIONS_MAX, WAITING_MAX));
     let (_, why) = fixture.stream.refusals.pop_back().unwrap();
     assert!(why.contains("ask again"), "{why}");
-    let gone = Key::Target(format!("web-{SUBSCRIPTIONS_MAX}:80"));
-    fixture.stream.handle(request(Action::Unsubscribe(gone.to_wire())));
+    let gone = target(format!("web-{SUBSCRIPTIONS_MAX}:80"));
+    fixture.stream.handle(request(Action::Unsubscribe(convert::key(&gone))));
     assert_eq!(fixture.stream.waiting.len(), WAITING_MAX - 1, "who unsubscribes does not wait");
 }
 
@@ -335,7 +340,8 @@ fn applied_versions_are_believed_only_if_they_were_sent() {
     fixture.subscribe(&backend());
     fixture.drain();
     let mut claim = |epoch: u64, counter: u64| {
-        let applied = wire::Applied { key: Some(backend().to_wire()), version: Some(wire::Version { epoch, counter }) };
+        let applied =
+            wire::Applied { key: Some(convert::key(&backend())), version: Some(wire::Version { epoch, counter }) };
         fixture.stream.handle(request(Action::Applied(applied)));
         fixture.stream.view().remove(0).applied
     };
@@ -351,7 +357,7 @@ fn unsubscribing_drops_what_was_half_sent() {
     fixture.apply(&(service().to_owned() + &slice("one", 0, 3 * ENDPOINTS_PER_MESSAGE, "x")));
     fixture.subscribe(&backend());
     assert!(fixture.stream.next().unwrap().more);
-    fixture.stream.handle(request(Action::Unsubscribe(backend().to_wire())));
+    fixture.stream.handle(request(Action::Unsubscribe(convert::key(&backend()))));
     assert_eq!(fixture.stream.next(), None);
     assert!(!fixture.stream.is_due());
     fixture.subscribe(&backend());

@@ -43,7 +43,7 @@ fn errors(intake: &Intake) -> Vec<String> {
 fn follow(intake: &Intake, target: &str, mailbox: &Arc<Mailbox>) -> Followed {
     let peer = SpiffeId::parse("spiffe://cluster.local/ns/a/sa/web").unwrap();
     let query = Query::Target { namespace: "a".into(), target: target.into() };
-    intake.publisher.follow(&peer, query, mailbox, 1).unwrap()
+    intake.publisher.follow(&intake.publisher.quota(&peer), &query, mailbox, 1).unwrap()
 }
 
 #[test]
