@@ -9,10 +9,10 @@ use std::net::{IpAddr, SocketAddr};
 
 use lacewing_crds::{Name, Service, ServicePort, labels};
 use lacewing_identity::TrustDomain;
+use lacewing_ops::nearest::nearest;
 
 use crate::{
     endpoints::{self, Endpoint},
-    nearest::nearest,
     pods::{self, Holder},
     selection,
     world::World,

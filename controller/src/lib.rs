@@ -23,7 +23,6 @@ pub mod lease;
 pub mod listen;
 pub mod locality;
 pub mod metrics;
-pub mod nearest;
 pub mod pods;
 pub mod policy;
 pub mod publish;
@@ -37,17 +36,26 @@ pub mod world;
 use std::process::ExitCode;
 
 use anyhow::Context;
-use lacewing_ops::{log, settings::EXIT_BAD_SETTINGS, signal};
+use lacewing_ops::{
+    log,
+    settings::{Asked, EXIT_BAD_SETTINGS},
+    signal,
+};
 
 use crate::{app::App, config::Config};
 
 /// Runs a controller until it is asked to stop, on a runtime of its own. `env` maps the name of a setting to its value.
 pub fn run(env: impl Fn(&str) -> Option<String>) -> ExitCode {
-    let config = match Config::read(&env) {
+    let asked = Asked::new(&env);
+    let config = Config::read(&|name| asked.get(name));
+    if config.is_err() {
+        // The wish for another log may be what is wrong.
+        let _ = log::init("info");
+    }
+    asked.warn_of_others();
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
-            // The wish for another log may be what is wrong.
-            let _ = log::init("info");
             tracing::error!("{error}");
             return ExitCode::from(EXIT_BAD_SETTINGS);
         }

@@ -9,7 +9,11 @@ use std::{
     time::Duration,
 };
 
-use lacewing_ops::{admin as http_admin, log, settings::EXIT_BAD_SETTINGS, signal};
+use lacewing_ops::{
+    admin as http_admin, log,
+    settings::{Asked, EXIT_BAD_SETTINGS},
+    signal,
+};
 use parking_lot::Mutex;
 use rustls_pki_types::UnixTime;
 use tokio::{
@@ -36,14 +40,16 @@ use crate::{
 
 /// Runs the proxy until it is told to stop. Settings come from `env` (name → value).
 pub fn run(env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
-    let config = match Config::read(env).map_err(|error| error.to_string()).and_then(|config| {
-        log::init(&config.log)?;
-        Ok(config)
-    }) {
+    let config = Config::read(env).map_err(|error| error.to_string());
+    let config = config.and_then(|config| log::init(&config.log).map(|()| config));
+    if config.is_err() {
+        // The log is not there yet, or cannot be as wished.
+        let _ = log::init("warn");
+    }
+    warn_of_settings_in_vain(env);
+    let config = match config {
         Ok(config) => config,
         Err(error) => {
-            // The log is not there yet, or cannot be.
-            let _ = log::init("error");
             tracing::error!("lacewing-proxy: {error}");
             return ExitCode::from(EXIT_BAD_SETTINGS);
         }
@@ -55,6 +61,16 @@ pub fn run(env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Proxy and init step may share an environment: what is a setting of either is not set in vain.
+pub fn warn_of_settings_in_vain(env: &dyn Fn(&str) -> Option<String>) {
+    let asked = Asked::new(env);
+    // Each says for itself what is wrong.
+    let _ = Config::read(&|name| asked.get(name));
+    #[cfg(target_os = "linux")]
+    let _ = crate::init::settings::Redirection::read(&|name| asked.get(name));
+    asked.warn_of_others();
 }
 
 /// Of one thread: no wake-ups across threads for a connection and its requests.

@@ -4,13 +4,19 @@
 
 use std::str::FromStr;
 
-use http::{Method, header::UPGRADE, request::Parts};
+use http::{
+    Method,
+    header::{UPGRADE, USER_AGENT},
+    request::Parts,
+};
 use lacewing_identity::SpiffeId;
 
 use crate::{config::PROBES_MAX, detect::Protocol};
 
 /// Where gRPC health checks go (grpc.health.v1).
 const GRPC_HEALTH: &str = "/grpc.health.v1.Health/Check";
+/// How the kubelet names itself in probes and in hooks of a container's life, before its version.
+const KUBELET: [&[u8]; 2] = [b"kube-probe/", b"kube-lifecycle/"];
 
 /// How a workload treats peers without mesh TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,6 +76,13 @@ impl Probes {
                 .iter()
                 .any(|probe| matches!(probe, Probe::Http(at, path) if *at == port && path == asked.as_str()))
     }
+}
+
+/// Whether a probe says that the kubelet sends it. Nothing is allowed for that: whoever else asks the probe's path is a
+/// client, and counts as one.
+pub fn is_kubelets(probe: &Parts) -> bool {
+    let agent = probe.headers.get(USER_AGENT);
+    agent.is_some_and(|agent| KUBELET.iter().any(|name| agent.as_bytes().starts_with(name)))
 }
 
 impl FromStr for Probes {
@@ -149,6 +162,12 @@ mod tests {
         let mut upgrade = parts("GET /healthz");
         upgrade.headers.insert(UPGRADE, http::HeaderValue::from_static("websocket"));
         assert!(!probes.contain(8080, &upgrade), "a tunnel is no probe");
+        for (agent, expected) in [("kube-probe/1.34", true), ("kube-lifecycle/1.34", true), ("a kube-probe/1", false)] {
+            let mut probe = parts("GET /healthz");
+            assert!(!is_kubelets(&probe));
+            probe.headers.insert(USER_AGENT, http::HeaderValue::from_static(agent));
+            assert_eq!(is_kubelets(&probe), expected, "{agent}");
+        }
         for (port, protocol, expected) in [
             (8080, Protocol::Http1, true),
             (9000, Protocol::Http2, true),

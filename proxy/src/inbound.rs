@@ -13,7 +13,7 @@ use std::{
 };
 
 use bytes::BytesMut;
-use http::{HeaderValue, Method, Response, StatusCode, Version, header::CONNECTION};
+use http::{HeaderValue, Method, Response, StatusCode, Version, header::CONNECTION, request::Parts};
 use lacewing_identity::{Refusal, RefusalKind, SpiffeId, sni};
 use parking_lot::Mutex;
 use tokio::{
@@ -23,7 +23,7 @@ use tokio::{
 };
 
 use crate::{
-    authorize::{Decision, Mode, Probes, authorize},
+    authorize::{Decision, Mode, Probes, authorize, is_kubelets},
     config::{AMBIGUOUS_TIMEOUT, APP_PORTS_MAX, FIRST_BYTES, HANDSHAKE_TIMEOUT, LIVE_SERIES_MAX, UNSERVED_GRACE},
     detect::{self, Protocol},
     discovery::{self, Discovery},
@@ -393,18 +393,39 @@ struct FromClient {
     slot: Slot,
 }
 
+/// Who sends a request that is one of the pod's probes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Prober {
+    /// Not counted: it is no traffic of anybody's.
+    Kubelet,
+    Other,
+}
+
+impl FromClient {
+    fn probe(&self, head: &Parts) -> Option<Prober> {
+        let is_probe = self.call.peer.is_none() && self.inbound.probes.contain(self.call.at.port(), head);
+        is_probe.then(|| if is_kubelets(head) { Prober::Kubelet } else { Prober::Other })
+    }
+}
+
 /// Once per request. An `Err` resets the HTTP/2 stream.
 async fn request(client: &FromClient, message: Box<Message>) -> Result<Response<Body>, h2::Error> {
     let received = Instant::now();
-    client.numbers.request();
     let head = &message.head;
     let (grpc, bodyless) = (headers::is_grpc(&head.headers), head.method == Method::HEAD);
-    let error = match forward(client, message, received).await {
+    let probe = client.probe(head);
+    let counts = probe != Some(Prober::Kubelet);
+    if counts {
+        client.numbers.request();
+    }
+    let error = match forward(client, message, received, probe).await {
         Ok(response) => return Ok(response),
         Err(error) => error,
     };
     client.inbound.metrics.error(Direction::Inbound, &error, None);
-    client.numbers.response(error.status(), None, Class::Failure, received.elapsed());
+    if counts {
+        client.numbers.response(error.status(), None, Class::Failure, received.elapsed());
+    }
     match (&error, client.version) {
         // The app did not see it: the client's proxy may send it elsewhere (RFC 9113, 8.7).
         (Error::Connect { .. } | Error::Refused, Version::HTTP_2) => Err(h2::Reason::REFUSED_STREAM.into()),
@@ -418,11 +439,16 @@ async fn request(client: &FromClient, message: Box<Message>) -> Result<Response<
     }
 }
 
-async fn forward(client: &FromClient, mut message: Box<Message>, received: Instant) -> Result<Response<Body>, Error> {
+async fn forward(
+    client: &FromClient,
+    mut message: Box<Message>,
+    received: Instant,
+    probe: Option<Prober>,
+) -> Result<Response<Body>, Error> {
     // Authorize: again for each request, since policy may have changed.
+    let allowed = client.inbound.authorize(&client.call, probe.is_some());
+    allowed.inspect_err(|error| client.inbound.metrics.denied(error))?;
     let head = &mut message.head;
-    let is_probe = client.call.peer.is_none() && client.inbound.probes.contain(client.call.at.port(), head);
-    client.inbound.authorize(&client.call, is_probe).inspect_err(|error| client.inbound.metrics.denied(error))?;
     if head.method == Method::CONNECT && !client.inbound.allow_connect {
         return Err(Error::Denied("CONNECT is not allowed for this workload (LACEWING_ALLOW_CONNECT)"));
     }
@@ -461,7 +487,8 @@ async fn forward(client: &FromClient, mut message: Box<Message>, received: Insta
         head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     }
     head.version = client.version;
-    let record = Record::new(client.numbers.clone(), &head, connection, received.elapsed());
+    let record = Record::new(client.numbers.clone(), &head, connection, received.elapsed())
+        .uncounted(probe == Some(Prober::Kubelet));
     Ok(Response::from_parts(head, body.recorded(record)))
 }
 

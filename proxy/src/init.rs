@@ -13,6 +13,7 @@ use self::{
     rules::TABLE,
     settings::{Exempt, Redirection},
 };
+use crate::app::warn_of_settings_in_vain;
 
 pub mod check;
 pub mod error;
@@ -71,11 +72,15 @@ pub fn remove(env: &dyn Fn(&str) -> Option<String>) -> ExitCode {
 
 fn with_settings(env: &dyn Fn(&str) -> Option<String>, act: impl FnOnce(&Redirection) -> ExitCode) -> ExitCode {
     let redirection = Redirection::read(env).map_err(|error| error.to_string());
-    match redirection.and_then(|redirection| log::init(&redirection.log).map(|()| redirection)) {
+    let redirection = redirection.and_then(|redirection| log::init(&redirection.log).map(|()| redirection));
+    if redirection.is_err() {
+        // The log is not there yet, or cannot be as wished.
+        let _ = log::init("warn");
+    }
+    warn_of_settings_in_vain(env);
+    match redirection {
         Ok(redirection) => act(&redirection),
         Err(error) => {
-            // The log is not there yet, or cannot be.
-            let _ = log::init("error");
             tracing::error!("lacewing-proxy init: {error}");
             ExitCode::from(EXIT_BAD_SETTINGS)
         }

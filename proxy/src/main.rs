@@ -3,14 +3,18 @@
 
 use std::process::ExitCode;
 
-use lacewing_ops::{log, settings::EXIT_BAD_SETTINGS};
+use lacewing_ops::usage;
 
-const USAGE: &str = "usage:
+const NAME: &str = "lacewing-proxy";
+const HELP: &str = "The proxy of the service mesh Lacewing: beside each app, mutual TLS and balancing for its traffic.
+
   lacewing-proxy                 the proxy
   lacewing-proxy init            redirect this network namespace's TCP to the proxy (needs capability NET_ADMIN)
   lacewing-proxy init --check    verify that the redirection works
   lacewing-proxy init --remove   take the redirection away
-settings are environment variables LACEWING_*";
+  lacewing-proxy --version       its version
+
+Settings are environment variables LACEWING_*; see docs/redirection.md and docs/injection.md.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();
@@ -21,12 +25,7 @@ fn main() -> ExitCode {
         ["init"] => init::install(&env),
         ["init", "--check"] => init::check(&env),
         ["init", "--remove"] => init::remove(&env),
-        _ => {
-            // There is no log yet, and this is all that it will say.
-            let _ = log::init("error");
-            tracing::error!("lacewing-proxy: unknown arguments {arguments:?}; {USAGE}");
-            ExitCode::from(EXIT_BAD_SETTINGS)
-        }
+        _ => usage::answered(&arguments, NAME, HELP).unwrap_or_else(|| usage::refused(&arguments, NAME, HELP)),
     }
 }
 
@@ -39,7 +38,7 @@ mod init {
     use super::ExitCode;
 
     pub fn install(_: &dyn Fn(&str) -> Option<String>) -> ExitCode {
-        let _ = super::log::init("error");
+        let _ = lacewing_ops::log::init("error");
         tracing::error!("lacewing-proxy init: redirection needs Linux");
         ExitCode::FAILURE
     }

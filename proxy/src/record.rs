@@ -31,6 +31,8 @@ pub struct Record {
     /// gRPC status in the head; the trailers have the last word.
     grpc: Option<u16>,
     latency: Duration,
+    /// No traffic of a client's: nothing is said of it.
+    uncounted: bool,
     done: bool,
 }
 
@@ -44,7 +46,15 @@ impl Record {
     pub fn new(peer: Arc<Peer>, head: &response::Parts, connection: Option<Reusable>, latency: Duration) -> Self {
         let is_grpc = headers::is_grpc(&head.headers);
         let grpc = grpc_status(&head.headers);
-        Self { peer, outbound: None, connection, status: head.status, is_grpc, grpc, latency, done: false }
+        let status = head.status;
+        Self { peer, outbound: None, connection, status, is_grpc, grpc, latency, uncounted: false, done: false }
+    }
+
+    /// Goes into no metrics where `uncounted`.
+    #[must_use]
+    pub fn uncounted(mut self, uncounted: bool) -> Self {
+        self.uncounted = uncounted;
+        self
     }
 
     /// Also tells the balancer.
@@ -74,7 +84,7 @@ impl Record {
     /// The stream ended by itself: the breaker learns how.
     fn finish(&mut self, grpc: Option<u16>, class: Class) {
         self.done = true;
-        self.peer.response(self.status, grpc, class, self.latency);
+        self.count(grpc, class);
         if let Some(Outbound { backend, endpoint }) = &self.outbound {
             if is_overloaded(self.status, grpc) {
                 // Healthy, but it wants less: others look better for a while, and nobody is ejected.
@@ -86,6 +96,12 @@ impl Record {
             }
         }
     }
+
+    fn count(&self, grpc: Option<u16>, class: Class) {
+        if !self.uncounted {
+            self.peer.response(self.status, grpc, class, self.latency);
+        }
+    }
 }
 
 impl Drop for Record {
@@ -93,7 +109,7 @@ impl Drop for Record {
     fn drop(&mut self) {
         if !self.done {
             let grpc = self.is_grpc.then(|| self.grpc.unwrap_or(0));
-            self.peer.response(self.status, grpc, Class::of(self.status, grpc), self.latency);
+            self.count(grpc, Class::of(self.status, grpc));
         }
     }
 }

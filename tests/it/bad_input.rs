@@ -120,8 +120,10 @@ fn bad_settings_are_named_all_at_once_and_a_taken_port_with_its_setting() {
 
     let out = solo::run(
         "controller",
-        &[("LACEWING_GRPC_ADDR", "8080".to_owned()), ("LACEWING_LEAF_LIFETIME", "1s".to_owned())],
+        &[("LACEWING_GRPC_ADDR", "8080"), ("LACEWING_LEAF_LIFETIME", "1s"), ("LACEWING_POD_NAM", "x")]
+            .map(|(name, value)| (name, value.to_owned())),
     );
+    says(&text(&out), &["did you mean LACEWING_POD_NAME?"]);
     assert_eq!(out.status.code(), Some(64), "{}", text(&out));
     says(
         &text(&out),
@@ -129,9 +131,14 @@ fn bad_settings_are_named_all_at_once_and_a_taken_port_with_its_setting() {
     );
 
     let taken = TcpListener::bind(solo.controller_grpc()).unwrap();
-    let out = solo::run("controller", &solo.controller_env());
+    let with = |mut env: Vec<(&'static str, String)>, name| {
+        env.push((name, "x".to_owned()));
+        env
+    };
+    let out = solo::run("controller", &with(solo.controller_env(), "LACEWING_ADMIN_ADRR"));
     assert_eq!(out.status.code(), Some(1), "{}", text(&out));
     says(&text(&out), &[&solo.controller_grpc().to_string(), "LACEWING_GRPC_ADDR", "ss -ltnp"]);
+    says(&text(&out), &["\"LACEWING_ADMIN_ADRR\" is set", "did you mean LACEWING_ADMIN_ADDR?"]);
     drop(taken);
 
     solo.start_controller();
@@ -144,9 +151,12 @@ fn bad_settings_are_named_all_at_once_and_a_taken_port_with_its_setting() {
     ];
     for (address, setting) in ports {
         let taken = TcpListener::bind(address).unwrap();
-        let out = solo::run("proxy", &solo.proxy_env("client"));
+        // One of these is the init step's, with which a proxy may share its environment.
+        let env = with(with(solo.proxy_env("client"), "LACEWING_SKIP_INBOUND_PORTS"), "LACEWING_TOKEN_FIEL");
+        let out = solo::run("proxy", &env);
         assert_eq!(out.status.code(), Some(1), "{setting}: {}", text(&out));
-        says(&text(&out), &[&address.to_string(), setting, "ss -ltnp"]);
+        says(&text(&out), &[&address.to_string(), setting, "ss -ltnp", "did you mean LACEWING_TOKEN_FILE?"]);
+        assert_eq!(text(&out).matches("nothing here reads it").count(), 1, "{}", text(&out));
         drop(taken);
     }
     solo.start_proxies();

@@ -22,6 +22,7 @@ mod peers_stores;
 mod peers_web;
 mod pod_ip;
 mod pod_ip_faults;
+mod probes;
 mod rollout;
 mod smoke;
 mod wire;

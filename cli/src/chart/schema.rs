@@ -1,7 +1,7 @@
 //! Owns the check of values against the chart's schema: the words of JSON Schema that ours uses. A word that is not among
 //! them is an error, so that a rule is never taken for kept when nobody looks at it. All mistakes are told at once.
 
-use lacewing_controller::nearest::nearest;
+use lacewing_ops::nearest::nearest;
 use serde_json::{Map, Value};
 
 /// Longest value, in bytes, that a message repeats.

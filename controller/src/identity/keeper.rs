@@ -214,7 +214,8 @@ impl Keeper {
         let (cause, is_waited_for) = match registration {
             Registration::Known => (None, false),
             Registration::Absent => {
-                (Some("it is not there; install the mesh anew (`mesh install | kubectl apply -f -`)".to_owned()), false)
+                let cause = "no webhook is registered, so no pod is injected; install the mesh anew (`mesh install | kubectl apply -f -`)";
+                (Some(cause.to_owned()), false)
             }
             Registration::Unknown(why) => (Some(why), asked.elapsed() < REGISTRATION_PATIENCE),
         };

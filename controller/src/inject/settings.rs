@@ -11,11 +11,11 @@ use lacewing_crds::labels::{
     self, InboundMode,
     config::{self, Becomes, Grammar, Refused, SETTINGS, Setting},
 };
+use lacewing_ops::nearest::nearest;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::{Surroundings, edit::Edit};
-use crate::nearest::nearest;
 
 /// What the chart's `proxy` values say: defaults for every pod.
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -5,6 +5,7 @@
 mod typed;
 
 use lacewing_crds::{Kind, Object};
+use lacewing_ops::nearest::nearest;
 use serde::{Deserialize, de::DeserializeSeed};
 use serde_yaml::Spanned;
 
@@ -13,7 +14,6 @@ use super::{
     locate::{self, Step},
     validate::validate,
 };
-use crate::nearest::nearest;
 use typed::Shape;
 
 /// Most documents in one file, and most items in one `List`.

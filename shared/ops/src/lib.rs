@@ -3,6 +3,8 @@
 
 pub mod admin;
 pub mod log;
+pub mod nearest;
 pub mod ports;
 pub mod settings;
 pub mod signal;
+pub mod usage;

@@ -1,13 +1,62 @@
 //! Owns reading settings: each is a name, a default and a parser, read from anything that maps a name to a value
 //! (the environment, a test's table). All errors are collected and reported together, never one at a time.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, fmt, str::FromStr, time::Duration};
+
+use crate::{log::clip, nearest::nearest};
 
 /// Exit code of a daemon whose settings are wrong (`EX_USAGE` of sysexits).
 pub const EXIT_BAD_SETTINGS: u8 = 64;
 
 /// Longest duration that a setting can ask for.
 const CENTURY_MS: u64 = 100 * 366 * 24 * 3_600_000;
+
+/// What variables that are settings begin with.
+const PREFIX: &str = "LACEWING_";
+/// Most variables that are named as set in vain.
+const IN_VAIN_MAX: usize = 20;
+
+/// Notes which settings are asked for, to find those that somebody has set in vain.
+pub struct Asked<'a> {
+    env: &'a dyn Fn(&str) -> Option<String>,
+    names: RefCell<BTreeSet<String>>,
+}
+
+impl<'a> Asked<'a> {
+    pub fn new(env: &'a dyn Fn(&str) -> Option<String>) -> Self {
+        Self { env, names: RefCell::default() }
+    }
+
+    pub fn get(&self, name: &str) -> Option<String> {
+        self.names.borrow_mut().insert(name.to_owned());
+        (self.env)(name)
+    }
+
+    /// Says in the log which variables of this process look like settings and were never asked for.
+    pub fn warn_of_others(&self) {
+        let given = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+        self.in_vain(given).iter().for_each(|warning| tracing::warn!("{warning}"));
+    }
+
+    fn in_vain(&self, given: impl Iterator<Item = String>) -> Vec<String> {
+        let given: BTreeSet<String> = given.filter(|name| name.starts_with(PREFIX)).collect();
+        let asked = self.names.borrow();
+        // The kubelet says so where Services of the namespace are (docker's links): those of one called lacewing-… look like ours.
+        let services: Vec<&str> = given.iter().filter_map(|name| name.strip_suffix("_SERVICE_HOST")).collect();
+        let is_link = |name: &str| {
+            let mut rests = services.iter().filter_map(|service| name.strip_prefix(service));
+            rests.any(|rest| rest.starts_with("_SERVICE_") || rest.starts_with("_PORT"))
+        };
+        let in_vain = given.iter().filter(|name| !asked.contains(*name) && !is_link(name)).take(IN_VAIN_MAX);
+        let known = || asked.iter().filter_map(|name| name.strip_prefix(PREFIX));
+        let message = |name: &String| {
+            let meant = nearest(&name[PREFIX.len()..], known());
+            let meant = meant.map_or_else(String::new, |meant| format!("; did you mean {PREFIX}{meant}?"));
+            format!("{:?} is set, and nothing here reads it{meant}", clip(name))
+        };
+        in_vain.map(message).collect()
+    }
+}
 
 /// Reads settings by name and remembers what was wrong.
 pub struct Settings<'a> {
@@ -144,6 +193,31 @@ mod tests {
         let error = settings.finish(built).unwrap_err().to_string();
         assert!(error.starts_with("2 bad settings:"), "{error}");
         assert!(error.contains("A is not set: it names the pod") && error.contains("B=\"x\""), "{error}");
+    }
+
+    #[test]
+    fn what_is_set_in_vain_is_named_with_what_may_be_meant() {
+        let none = |_: &str| None;
+        let asked = Asked::new(&none);
+        for name in ["LACEWING_LOG", "LACEWING_OUTBOUND_ADDR", "KUBECONFIG"] {
+            asked.get(name);
+        }
+        let in_vain = |given: &[&str]| asked.in_vain(given.iter().map(|name| (*name).to_owned()));
+        let links =
+            ["SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_GRPC", "PORT", "PORT_8080_TCP", "PORT_8080_TCP_ADDR"];
+        let links = links.map(|end| format!("LACEWING_CONTROLLER_{end}"));
+        assert!(in_vain(&links.each_ref().map(String::as_str)).is_empty());
+        assert!(in_vain(&["LACEWING_LOG", "LACEWING_OUTBOUND_ADDR", "PATH", "KUBECONFIG", "LOG"]).is_empty());
+        assert_eq!(
+            in_vain(&["LACEWING_OUTBUOND_ADDR", "LACEWING_COLOUR", "LACEWING_CONTROLLER_PORT"]),
+            [
+                "\"LACEWING_COLOUR\" is set, and nothing here reads it",
+                "\"LACEWING_CONTROLLER_PORT\" is set, and nothing here reads it",
+                "\"LACEWING_OUTBUOND_ADDR\" is set, and nothing here reads it; did you mean LACEWING_OUTBOUND_ADDR?",
+            ]
+        );
+        let many: Vec<String> = (0..IN_VAIN_MAX + 9).map(|n| format!("LACEWING_{n}")).collect();
+        assert_eq!(asked.in_vain(many.into_iter()).len(), IN_VAIN_MAX);
     }
 
     #[test]
