@@ -106,7 +106,7 @@ fn spelled(random: &mut fastrand::Rng, node: &Node) -> String {
         // Within a text of several lines it would be a part of it, which changes nothing here.
         let blanks = line.len() - line.trim_start().len();
         if random.u32(0..4) == 0 {
-            text.push_str(&format!("{}# é\n", " ".repeat(blanks)));
+            text.extend([&" ".repeat(blanks), "# é\n"]);
         }
         text.push_str(line);
         text.push_str(if random.u32(0..4) == 0 && !line.ends_with('|') { " # x\n" } else { "\n" });
