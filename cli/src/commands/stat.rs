@@ -177,6 +177,7 @@ async fn show(context: &mut Context<'_>, options: &Stat, resource: Option<&Selec
         namespaces: options.all_namespaces,
         kinds: resource.is_none_or(|resource| resource.kind.is_none()),
         wide: options.output == WideFormat::Wide,
+        columns: context.printer.columns(),
     };
     if options.output == WideFormat::Json {
         context.printer.data(&table::json(&rows, Some(window.as_secs())))?;
@@ -359,8 +360,7 @@ fn no_calls(calls: &Calls, options: &Stat, roll: &Roll) -> Option<Failure> {
         Calls::From(other) => ("from", other),
     };
     let window = units::span(options.time_window);
-    let failure =
-        Failure::new(Exit::NoData, format!("nothing that was asked for went {way} {other} in the last {window}"));
+    let failure = Failure::new(Exit::NoData, format!("nothing went {way} {other} in the last {window}"));
     Some(
         failure.hint(
             "look further back with `-t 10m`, or in all namespaces with `-A`; who calls whom is shown by `mesh top`",
