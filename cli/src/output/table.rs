@@ -82,15 +82,22 @@ fn width(lines: &[Vec<String>], at: usize) -> usize {
     lines.iter().map(|line| line[at].chars().count()).max().unwrap_or_default()
 }
 
-/// Takes from the widest columns of names until all fit, or none can give more.
+/// Takes from the widest columns of names until all fit; nothing where that cannot be.
 fn fit(columns: &mut [(usize, &Column, usize)], room: Option<usize>) {
     let Some(room) = room else { return };
-    let mut all: usize = columns.iter().map(|(.., width)| width + GAP).sum::<usize>().saturating_sub(GAP);
-    while all > room {
-        let names = columns.iter_mut().filter(|(_, column, width)| !column.right && *width > NAME_MIN);
-        let Some((.., widest)) = names.max_by_key(|(.., width)| *width) else { return };
-        *widest -= 1;
-        all -= 1;
+    let all: usize = columns.iter().map(|(.., width)| width + GAP).sum::<usize>().saturating_sub(GAP);
+    let names =
+        |(_, column, width): &(usize, &Column, usize)| if column.right { 0 } else { width.saturating_sub(NAME_MIN) };
+    let excess = all.saturating_sub(room);
+    if excess > columns.iter().map(names).sum() {
+        return;
+    }
+    for _ in 0..excess {
+        if let Some((.., widest)) =
+            columns.iter_mut().filter(|(_, column, _)| !column.right).max_by_key(|(.., width)| *width)
+        {
+            *widest -= 1;
+        }
     }
 }
 
@@ -172,8 +179,9 @@ mod tests {
         assert_eq!(shown(63), whole);
         assert_eq!(shown(50).lines().nth(1), Some("deploy/a-ve..-a-fruit-2      7  somewhere/far-away"));
         assert_eq!(shown(40).lines().nth(1), Some("deploy/..fruit-2      7  somewhe..r-away"));
-        // Numbers are never cut, nor a name beyond recognition.
-        assert_eq!(shown(10).lines().nth(1), Some("deplo..uit-2      7  somew..-away"));
+        assert_eq!(shown(33).lines().nth(1), Some("deplo..uit-2      7  somew..-away"));
+        // Numbers are never cut, nor a name beyond recognition, nor anything in vain.
+        assert_eq!(shown(32), whole);
         assert!(shown(50).lines().all(|line| line.chars().count() <= 50), "{}", shown(50));
     }
 
