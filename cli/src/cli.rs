@@ -165,6 +165,9 @@ Examples:
   mesh stat web                whatever is named web
   mesh stat svc/voting -t 10s  one service, the last ten seconds
   mesh stat pods -o json       every pod, for a script
+  mesh stat -l app=web         the pods with this label, and their workloads
+  mesh stat --to svc/voting    who calls it, and what they get
+  mesh stat --from deploy/web  whom it calls, and what it gets
 
 Deployments and pods show requests they received; services, requests sent to them,
 measured at the clients, after retries. MESHED counts the pods that have a proxy.
@@ -181,6 +184,21 @@ pub struct Stat {
     /// Show all namespaces
     #[arg(short = 'A', long, conflicts_with = "namespace")]
     pub all_namespaces: bool,
+    /// Only what is sent to this workload or Service, as the senders see it
+    #[arg(long, value_name = "KIND[/NAME]", conflicts_with = "from")]
+    pub to: Option<Selector>,
+    /// The namespace of --to, where it is another one
+    #[arg(long, value_name = "NAME", requires = "to")]
+    pub to_namespace: Option<String>,
+    /// Only what comes from this workload or pod, as it sees it
+    #[arg(long, value_name = "KIND[/NAME]")]
+    pub from: Option<Selector>,
+    /// The namespace of --from, where it is another one
+    #[arg(long, value_name = "NAME", requires = "from")]
+    pub from_namespace: Option<String>,
+    /// Only pods with these labels, as in app=web
+    #[arg(short = 'l', long, value_name = "LABELS", conflicts_with = "from")]
+    pub selector: Option<String>,
     /// How far back to look: 10s to 10m, as in 1m30s
     #[arg(short = 't', long, value_name = "SPAN", default_value = "60s", value_parser = window)]
     pub time_window: Duration,

@@ -1,8 +1,10 @@
 //! Owns files of Kubernetes objects as text that people keep: read, edited, written again. Order, spelling and fields that
-//! nobody knows here survive; a document that is not edited is given back byte by byte. `tree.rs` is one document.
+//! nobody knows here survive; a document that is not edited is given back byte by byte. `tree.rs` is one document,
+//! `splice.rs` puts what was edited into its text.
 //!
 //! It refuses what it could not write back faithfully (tags, merge keys, several anchors deep), with file and line.
 
+mod splice;
 pub mod tree;
 
 use std::{
@@ -138,10 +140,9 @@ impl Document {
 
     /// The document as text that ends with a line's end.
     fn written(&self) -> String {
-        if self.changed {
-            return self.root.to_string();
-        }
-        let text = self.text.trim_end();
+        let spliced =
+            self.changed.then(|| splice::splice(&self.text, &self.root).unwrap_or_else(|| self.root.to_string()));
+        let text = spliced.as_ref().unwrap_or(&self.text).trim_end();
         let rest = text.lines().next().filter(|line| is_marker(line)).map_or(text, |line| &text[line.len()..]);
         format!("{}\n", rest.trim_start_matches(['\r', '\n']))
     }

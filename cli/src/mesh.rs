@@ -9,6 +9,7 @@ use crate::{
     cluster::{
         ApiError, Cause, Cluster, Forwards,
         objects::{self, Meta},
+        query_value,
     },
     commands::Context,
     demo::{cast, state::Layout},
@@ -49,6 +50,13 @@ impl Roll {
         let mut services: Vec<_> = listening.map(|pod| (pod.namespace.clone(), pod.workload.clone())).collect();
         services.dedup();
         Self { pods: pods.iter().map(Pod::from).collect(), services, notes: Vec::new() }
+    }
+
+    /// Takes the pods of a cluster that take part.
+    fn take(&mut self, cluster: &Cluster, ways: &Forwards, pods: Vec<objects::Pod>) {
+        let staying = pods.into_iter().filter(objects::Pod::is_staying);
+        self.pods = staying.map(|pod| of_cluster(cluster, ways, &pod)).collect();
+        leave_out(self);
     }
 }
 
@@ -123,10 +131,27 @@ impl Mesh {
             Self::Cluster { cluster, ways } => Ok(roll(cluster, ways, namespace, clients).await?),
         }
     }
+
+    /// The pods with these labels, of `namespace` or of all.
+    ///
+    /// # Errors
+    /// It is a demo, whose pods have no labels; or the pods may not be listed, or the labels not be read.
+    pub async fn labelled(&self, namespace: Option<&str>, labels: &str) -> Result<Roll, Failure> {
+        match self {
+            Self::Demo(_) => Err(Failure::new(Exit::Usage, "-l: the pods of a demo have no labels")
+                .hint("leave it out, or name a cluster with `--context NAME`")),
+            Self::Cluster { cluster, ways } => {
+                let path = format!("/api/v1{}/pods?labelSelector={}", scope(namespace), query_value(labels));
+                let mut roll = Roll::default();
+                roll.take(cluster, ways, cluster.list(&path).await?);
+                Ok(roll)
+            }
+        }
+    }
 }
 
 async fn roll(cluster: &Cluster, ways: &Forwards, namespace: Option<&str>, clients: bool) -> Result<Roll, ApiError> {
-    let scope = namespace.map_or_else(String::new, |name| format!("/namespaces/{name}"));
+    let scope = scope(namespace);
     let elsewhere = async {
         match namespace {
             Some(_) if clients => cluster.list::<objects::Pod>(&format!("/api/v1/pods?{MESHED}")).await.map(Some),
@@ -144,7 +169,6 @@ async fn roll(cluster: &Cluster, ways: &Forwards, namespace: Option<&str>, clien
         Err(error) if error.cause == Cause::Forbidden => {
             roll.notes.push(format!("note: calls from other namespaces are not counted, since {error}"));
         }
-
         Err(error) => return Err(error),
     }
     match services {
@@ -157,10 +181,12 @@ async fn roll(cluster: &Cluster, ways: &Forwards, namespace: Option<&str>, clien
         }
         Err(error) => return Err(error),
     }
-    let staying = pods.into_iter().filter(objects::Pod::is_staying);
-    roll.pods = staying.map(|pod| of_cluster(cluster, ways, &pod)).collect();
-    leave_out(&mut roll);
+    roll.take(cluster, ways, pods);
     Ok(roll)
+}
+
+fn scope(namespace: Option<&str>) -> String {
+    namespace.map_or_else(String::new, |name| format!("/namespaces/{name}"))
 }
 
 /// Takes the proxies beyond [`PODS_MAX`] from the roll, and says so.

@@ -26,6 +26,12 @@ pub fn plain(text: &str) -> String {
     words.split(' ').filter(|word| !word.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
+/// Rows and columns of the terminal.
+fn size() -> (usize, usize) {
+    let told = terminal_size::terminal_size().map(|(width, height)| (height.0.into(), width.0.into()));
+    told.filter(|size| *size != (0, 0)).unwrap_or(screen::SIZE)
+}
+
 /// Where output goes.
 pub struct Printer {
     out: Box<dyn Write>,
@@ -54,6 +60,11 @@ impl Printer {
         self.terminal
     }
 
+    /// Columns of the terminal, if output goes to one.
+    pub fn columns(&self) -> Option<usize> {
+        self.terminal.then(|| size().1)
+    }
+
     /// The mark of a line in a checklist, as it can be shown here.
     pub fn mark(&self, mark: Mark) -> String {
         self.style.show(mark)
@@ -71,8 +82,7 @@ impl Printer {
         if !self.terminal {
             return self.data(text);
         }
-        let size = terminal_size::terminal_size().map(|(width, height)| (height.0.into(), width.0.into()));
-        let painted = self.screen.paint(text, size.unwrap_or(screen::SIZE));
+        let painted = self.screen.paint(text, size());
         write!(self.out, "{painted}").and_then(|()| self.out.flush()).map_err(|e| Failure::output(&e))
     }
 

@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::{Check, some_of};
 use crate::{
     cluster::{
-        ApiError, Cluster,
+        ApiError, Cause, Cluster,
         objects::{Event, Meta, Pod},
     },
     output::plain,
@@ -48,7 +48,10 @@ pub async fn gather(cluster: &Cluster, namespace: Option<&str>) -> Facts {
     let scope = namespace.map_or_else(String::new, |name| format!("/namespaces/{name}"));
     let namespaces = async {
         match namespace {
-            Some(name) => cluster.get::<Meta>(&format!("/api/v1/namespaces/{name}")).await.map(|found| vec![found]),
+            Some(name) => {
+                let found = cluster.find::<Meta>(&format!("/api/v1/namespaces/{name}")).await;
+                found.and_then(|found| found.map(|found| vec![found]).ok_or_else(|| no_namespace(name)))
+            }
             None => cluster.list("/api/v1/namespaces").await,
         }
     };
@@ -56,6 +59,11 @@ pub async fn gather(cluster: &Cluster, namespace: Option<&str>) -> Facts {
         (format!("/api/v1{scope}/pods"), format!("/api/v1{scope}/events?fieldSelector=type%3DWarning"));
     let (namespaces, pods, events) = tokio::join!(namespaces, cluster.list(&pods), cluster.list(&events));
     Facts { namespaces, pods, events }
+}
+
+fn no_namespace(name: &str) -> ApiError {
+    ApiError::new(Cause::NotFound, format!("there is no namespace {name:?}"))
+        .hint("see those there are with `kubectl get namespaces`")
 }
 
 /// What somebody wants for a pod, and what became of it.

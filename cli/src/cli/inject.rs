@@ -14,7 +14,8 @@ Examples:
 
 Pods are marked by an annotation, and get their proxy when they are made. Namespaces
 are marked, too: all pods in them. What becomes of each object is told on standard error;
-if any file is wrong nothing is printed.")]
+if any file is wrong nothing is printed. What is not changed stays as it was written,
+comments and all.")]
 pub struct Inject {
     /// Files or directories of YAML or JSON; - reads standard input
     #[arg(value_name = "FILE", required = true)]

@@ -44,7 +44,7 @@ pub fn run(context: &mut Context, command: &Diagnose) -> Result<Exit, Failure> {
 fn print<R: Row>(context: &mut Context, rows: &[R], output: Format) -> Result<Exit, Failure> {
     context.printer.data(&match output {
         Format::Json => table::json(rows, None),
-        Format::Table => table::text(rows, View::default()),
+        Format::Table => table::text(rows, View { columns: context.printer.columns(), ..View::default() }),
     })?;
     Ok(Exit::Ok)
 }

@@ -82,7 +82,7 @@ async fn show(context: &mut Context<'_>, options: &cli::Identity) -> Result<Exit
     live::report_unreachable(&readings, mesh.next_when_silent(), context.printer)?;
     let now = context.now;
     let rows: Vec<IdentityRow> = readings.into_iter().filter_map(|r| Some(row(r.pod, r.answer.ok()?, now))).collect();
-    let view = View { namespaces: options.all_namespaces, ..View::default() };
+    let view = View { namespaces: options.all_namespaces, columns: context.printer.columns(), ..View::default() };
     context.printer.data(&match options.output {
         Format::Json => table::json(&rows, None),
         Format::Table => table::text(&rows, view),

@@ -90,7 +90,8 @@ pub fn run(context: &mut Context, output: Format) -> Result<Exit, Failure> {
                 units::span(up),
                 context.layout.root().display()
             ));
-            context.printer.data(&table::text(&rows, View::default()))?;
+            let view = View { columns: context.printer.columns(), ..View::default() };
+            context.printer.data(&table::text(&rows, view))?;
         }
     }
     Ok(Exit::Ok)

@@ -109,7 +109,7 @@ fn show(
     next: &str,
 ) -> Result<(), Failure> {
     let window_s = Some(options.time_window.as_secs());
-    let view = View { namespaces: options.all_namespaces, ..View::default() };
+    let view = View { namespaces: options.all_namespaces, columns: context.printer.columns(), ..View::default() };
     if options.once {
         live::report_unreachable(readings, next, context.printer)?;
         for note in live::age_notes(readings, options.time_window) {

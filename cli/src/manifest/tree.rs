@@ -1,9 +1,9 @@
 //! Owns one YAML document as a tree that remembers how its values were spelled: `0644`, `yes` and `"1"` come out as they went
 //! in, whatever a reader makes of them. Edited by JSON patches, written in kubectl's block style.
 
-use std::{collections::HashMap, fmt};
+use std::{collections::HashMap, fmt, ops::Range};
 
-use granit_parser::{Event, Parser, ScalarStyle};
+use granit_parser::{Event, Parser, ScalarStyle, StructureStyle};
 use json_patch::{PatchOperation, jsonptr::Pointer};
 use serde_json::{Map, Number, Value};
 
@@ -30,6 +30,18 @@ pub struct Bad {
     pub why: String,
 }
 
+/// Where in the text a value stands, in bytes.
+#[derive(Debug, Default)]
+pub struct Place {
+    /// Of a list or map without brackets, it means nothing.
+    pub start: usize,
+    pub end: usize,
+    /// A list or map without brackets.
+    pub block: bool,
+    /// Its entries or items: where the key or item begins, and the value.
+    pub parts: Vec<(usize, Place)>,
+}
+
 /// What is open while a document is read.
 enum Open {
     List(Vec<Node>, usize),
@@ -42,52 +54,71 @@ enum Open {
 /// # Errors
 /// It is no YAML, not one document, or has what could not be written back.
 pub fn parse(text: &str) -> Result<Node, Bad> {
-    let mut reader = Reader { open: Vec::new(), anchors: HashMap::new(), root: None, nodes: 0 };
+    parse_placed(text).map(|(node, _)| node)
+}
+
+/// As [`parse`], and where each value stands.
+pub fn parse_placed(text: &str) -> Result<(Node, Place), Bad> {
+    let mut reader = Reader { open: Vec::new(), places: Vec::new(), anchors: HashMap::new(), root: None, nodes: 0 };
     for event in Parser::new_from_str(text) {
         let (event, span) = event.map_err(|error| Bad { line: error.marker().line(), why: error.info().clone() })?;
         let line = span.start.line();
-        reader.take(event).map_err(|why| Bad { line, why })?;
+        reader.take(event, span.byte_range().unwrap_or_default()).map_err(|why| Bad { line, why })?;
     }
     reader.root.ok_or_else(|| Bad { line: 1, why: "there is nothing in it".to_owned() })
 }
 
 struct Reader {
     open: Vec<Open>,
+    /// Of what is open.
+    places: Vec<Place>,
     anchors: HashMap<usize, Node>,
-    root: Option<Node>,
+    root: Option<(Node, Place)>,
     nodes: usize,
 }
 
 impl Reader {
-    fn take(&mut self, event: Event<'_>) -> Result<(), String> {
+    fn take(&mut self, event: Event<'_>, at: Range<usize>) -> Result<(), String> {
         if event.tag().is_some() {
             return Err("tags (!…) are not understood here: write the value without".to_owned());
         }
+        let place = Place { start: at.start, end: at.end, ..Place::default() };
+        let begin = |style| Place { block: style == StructureStyle::Block, start: at.start, ..Place::default() };
         match event {
-            Event::Scalar(text, ScalarStyle::Plain, anchor, _) => self.add(Node::Plain(text.into_owned()), anchor),
-            Event::Scalar(text, _, anchor, _) => self.add(Node::Text(text.into_owned()), anchor),
-            Event::SequenceStart(_, anchor, _) => self.begin(Open::List(Vec::new(), anchor)),
-            Event::MappingStart(_, anchor, _) => self.begin(Open::Map(Vec::new(), None, anchor)),
-            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
-                Some(Open::List(list, anchor)) => self.add(Node::List(list), anchor),
-                Some(Open::Map(map, _, anchor)) => self.add(Node::Map(map), anchor),
-                None => Err("a list or map ends that did not begin".to_owned()),
-            },
+            Event::Scalar(text, ScalarStyle::Plain, anchor, _) => {
+                // One that is not there is told as `~`.
+                let text = if at.is_empty() { String::new() } else { text.into_owned() };
+                self.add(Node::Plain(text), place, anchor)
+            }
+            Event::Scalar(text, _, anchor, _) => self.add(Node::Text(text.into_owned()), place, anchor),
+            Event::SequenceStart(style, anchor, _) => self.begin(Open::List(Vec::new(), anchor), begin(style)),
+            Event::MappingStart(style, anchor, _) => self.begin(Open::Map(Vec::new(), None, anchor), begin(style)),
+            Event::SequenceEnd | Event::MappingEnd => {
+                let (open, mut place) = self.open.pop().zip(self.places.pop()).ok_or("an end without a beginning")?;
+                // Without brackets it ends with its last value, not where the next begins.
+                let last = place.parts.last().filter(|_| place.block);
+                place.end = last.map_or(at.end, |(_, last)| last.end);
+                match open {
+                    Open::List(list, anchor) => self.add(Node::List(list), place, anchor),
+                    Open::Map(map, _, anchor) => self.add(Node::Map(map), place, anchor),
+                }
+            }
             Event::Alias(anchor) => {
                 let node = self.anchors.get(&anchor).cloned().ok_or("an alias (*…) of something that is not there")?;
                 self.count(node.size())?;
-                self.add(node, 0)
+                self.add(node, place, 0)
             }
             Event::DocumentStart(..) if self.root.is_some() => Err("there is text after the document's end".to_owned()),
             _ => Ok(()),
         }
     }
 
-    fn begin(&mut self, open: Open) -> Result<(), String> {
+    fn begin(&mut self, open: Open, place: Place) -> Result<(), String> {
         if self.open.len() == DEPTH_MAX {
             return Err(format!("nested deeper than {DEPTH_MAX}"));
         }
         self.open.push(open);
+        self.places.push(place);
         Ok(())
     }
 
@@ -96,17 +127,23 @@ impl Reader {
         if self.nodes > NODES_MAX { Err(format!("more than {NODES_MAX} values")) } else { Ok(()) }
     }
 
-    fn add(&mut self, node: Node, anchor: usize) -> Result<(), String> {
+    fn add(&mut self, node: Node, place: Place, anchor: usize) -> Result<(), String> {
         self.count(1)?;
         if anchor != 0 {
             self.anchors.insert(anchor, node.clone());
         }
-        match self.open.last_mut() {
-            None => self.root = Some(node),
-            Some(Open::List(list, _)) => list.push(node),
-            Some(Open::Map(map, key, _)) => {
+        let parts = self.places.last_mut().map(|place| &mut place.parts);
+        match (self.open.last_mut(), parts) {
+            (Some(Open::List(list, _)), Some(parts)) => {
+                list.push(node);
+                parts.push((place.start, place));
+            }
+            (Some(Open::Map(map, key, _)), Some(parts)) => {
                 if let Some(key) = key.take() {
                     map.push((key, node));
+                    if let Some((_, value)) = parts.last_mut() {
+                        *value = place;
+                    }
                 } else {
                     let name = node.as_text().ok_or("a list or map cannot be a key")?;
                     if name == "<<" {
@@ -116,15 +153,17 @@ impl Reader {
                         return Err(format!("the key {name:?} is there twice"));
                     }
                     *key = Some(node);
+                    parts.push((place.start, place));
                 }
             }
+            _ => self.root = Some((node, place)),
         }
         Ok(())
     }
 }
 
 impl Node {
-    fn as_text(&self) -> Option<&str> {
+    pub fn as_text(&self) -> Option<&str> {
         match self {
             Self::Plain(text) | Self::Text(text) => Some(text),
             Self::List(_) | Self::Map(_) => None,
@@ -207,7 +246,8 @@ impl Node {
         Some(())
     }
 
-    fn write(&self, indent: usize, out: &mut String) {
+    /// In block style, each line behind `indent` blanks.
+    pub fn write(&self, indent: usize, out: &mut String) {
         let margin = " ".repeat(indent);
         match self {
             Self::Map(map) if !map.is_empty() => {
@@ -283,9 +323,24 @@ impl Node {
             Self::Plain(text) | Self::Text(text) if is_bare(text) && matches!(self, Self::Text(_)) => {
                 out.push_str(text);
             }
-            Self::Plain(text) | Self::Text(text) => out.push_str(&Value::from(text.as_str()).to_string()),
+            Self::Plain(text) | Self::Text(text) => out.push_str(&quoted(text)),
             Self::List(_) => out.push_str("[]"),
             Self::Map(_) => out.push_str("{}"),
+        }
+    }
+
+    /// On one line; as JSON if it is to be.
+    pub fn flow(&self, json: bool) -> String {
+        match self {
+            Self::Plain(text) if text.is_empty() => "null".to_owned(),
+            Self::Plain(text) if !text.contains('\n') => text.clone(),
+            // Not everybody reads a colon within brackets the same.
+            Self::Text(text) if !json && is_bare(text) && !text.contains(':') => text.clone(),
+            Self::Plain(text) | Self::Text(text) => quoted(text),
+            Self::List(list) => {
+                format!("[{}]", list.iter().map(|item| item.flow(json)).collect::<Vec<_>>().join(", "))
+            }
+            Self::Map(map) => format!("{{{}}}", entries(map, json)),
         }
     }
 }
@@ -309,6 +364,18 @@ impl From<&Value> for Node {
             Value::Object(map) => Self::Map(map.iter().map(|(key, value)| (text(key), Self::from(value))).collect()),
         }
     }
+}
+
+/// The entries of a map on one line.
+pub fn entries(map: &[(Node, Node)], json: bool) -> String {
+    let entry = |(key, value): &(Node, Node)| format!("{}: {}", key.flow(json), value.flow(json));
+    map.iter().map(entry).collect::<Vec<_>>().join(", ")
+}
+
+/// A text in double quotes. What older readers, kubectl's among them, take for the end of a line is escaped, too.
+fn quoted(text: &str) -> String {
+    let json = Value::from(text).to_string();
+    json.replace('\u{85}', "\\u0085").replace('\u{2028}', "\\u2028").replace('\u{2029}', "\\u2029")
 }
 
 fn text(text: &str) -> Node {

@@ -53,6 +53,20 @@ async fn the_roll_has_the_namespace_and_its_clients_from_elsewhere() {
 }
 
 #[tokio::test]
+async fn labels_choose_the_pods() {
+    let scratch = Scratch::new("mesh-labels");
+    let path = "GET /api/v1/namespaces/shop/pods?labelSelector=app%20in%20%28web%2Cui%29&limit=500";
+    let fake = Fake::start([(path, 200, items(&[pod("shop", "web-1", true)]))]);
+    let cluster = Cluster::connect(&fake.flags(&scratch)).await.expect("a cluster");
+    let roll = Mesh::of(cluster).labelled(Some("shop"), "app in (web,ui)").await.expect("a roll");
+    assert_eq!(roll.pods.iter().map(|pod| &*pod.name).collect::<Vec<_>>(), ["web-1"]);
+    assert!(roll.services.is_empty());
+    let demo = Mesh::Demo(crate::demo::state::Layout::new(Some("/nowhere".into()), |_| None));
+    let refused = demo.labelled(None, "app=web").await.map(|_| ()).expect_err("it has no labels");
+    assert!(refused.exit() == Exit::Usage && refused.to_string().contains("no labels"), "{refused}");
+}
+
+#[tokio::test]
 async fn with_rights_in_one_namespace_only_the_rest_is_said_to_be_missing() {
     let scratch = Scratch::new("mesh-rights");
     let forbidden = status(403, "Forbidden", "pods is forbidden");

@@ -8,6 +8,10 @@ use serde::Serialize;
 pub const SCHEMA_VERSION: u32 = 1;
 /// Blanks between columns.
 const GAP: usize = 2;
+/// Narrowest that a column of names is made on a small terminal.
+const NAME_MIN: usize = 12;
+/// What stands for the middle of a name that is too long.
+const CUT: &str = "..";
 
 /// What the reader asked to see.
 #[derive(Clone, Copy, Default)]
@@ -18,6 +22,8 @@ pub struct View {
     pub kinds: bool,
     /// The columns of `-o wide`.
     pub wide: bool,
+    /// Columns of the terminal, where there is one: longer names lose their middle.
+    pub columns: Option<usize>,
 }
 
 /// One column of a table.
@@ -55,16 +61,17 @@ pub trait Row: Serialize {
 pub fn text<R: Row>(rows: &[R], view: View) -> String {
     let header = R::COLUMNS.iter().map(|column| column.title.to_owned()).collect();
     let lines: Vec<Vec<String>> = std::iter::once(header).chain(rows.iter().map(|row| row.cells(view))).collect();
-    let columns: Vec<(usize, &Column, usize)> = R::COLUMNS
+    let mut columns: Vec<(usize, &Column, usize)> = R::COLUMNS
         .iter()
         .enumerate()
         .filter(|(_, column)| (column.shown)(view))
         .map(|(at, column)| (at, column, width(&lines, at)))
         .collect();
+    fit(&mut columns, view.columns);
     let mut text = String::new();
     for line in &lines {
         let cells: Vec<String> =
-            columns.iter().map(|&(at, column, width)| pad(&line[at], width, column.right)).collect();
+            columns.iter().map(|&(at, column, width)| pad(&shorten(&line[at], width), width, column.right)).collect();
         text.push_str(cells.join(&" ".repeat(GAP)).trim_end());
         text.push('\n');
     }
@@ -73,6 +80,36 @@ pub fn text<R: Row>(rows: &[R], view: View) -> String {
 
 fn width(lines: &[Vec<String>], at: usize) -> usize {
     lines.iter().map(|line| line[at].chars().count()).max().unwrap_or_default()
+}
+
+/// Takes from the widest columns of names until all fit; nothing where that cannot be.
+fn fit(columns: &mut [(usize, &Column, usize)], room: Option<usize>) {
+    let Some(room) = room else { return };
+    let all: usize = columns.iter().map(|(.., width)| width + GAP).sum::<usize>().saturating_sub(GAP);
+    let names =
+        |(_, column, width): &(usize, &Column, usize)| if column.right { 0 } else { width.saturating_sub(NAME_MIN) };
+    let excess = all.saturating_sub(room);
+    if excess > columns.iter().map(names).sum() {
+        return;
+    }
+    for _ in 0..excess {
+        if let Some((.., widest)) =
+            columns.iter_mut().filter(|(_, column, _)| !column.right).max_by_key(|(.., width)| *width)
+        {
+            *widest -= 1;
+        }
+    }
+}
+
+/// The text, without its middle if it is longer than `width`: names differ in their ends.
+fn shorten(cell: &str, width: usize) -> String {
+    let length = cell.chars().count();
+    if length <= width {
+        return cell.to_owned();
+    }
+    let kept = width.saturating_sub(CUT.len());
+    let (head, tail) = (kept - kept / 2, kept / 2);
+    cell.chars().take(head).chain(CUT.chars()).chain(cell.chars().skip(length - tail)).collect()
 }
 
 fn pad(cell: &str, width: usize, right: bool) -> String {
@@ -132,6 +169,20 @@ mod tests {
         let wide = View { wide: true, ..View::default() };
         assert_eq!(text(&FRUITS[1..], wide), "NAME  KILOS  ORIGIN\nfig    1200  far\n");
         assert_eq!(text::<Fruit>(&[], View::default()), "NAME  KILOS\n");
+    }
+
+    #[test]
+    fn on_a_small_terminal_long_names_lose_their_middle() {
+        let long = [Fruit { name: "deploy/a-very-long-name-of-a-fruit-2", kilos: 7, origin: "somewhere/far-away" }];
+        let shown = |columns| text(&long, View { wide: true, columns: Some(columns), ..View::default() });
+        let whole = text(&long, View { wide: true, ..View::default() });
+        assert_eq!(shown(63), whole);
+        assert_eq!(shown(50).lines().nth(1), Some("deploy/a-ve..-a-fruit-2      7  somewhere/far-away"));
+        assert_eq!(shown(40).lines().nth(1), Some("deploy/..fruit-2      7  somewhe..r-away"));
+        assert_eq!(shown(33).lines().nth(1), Some("deplo..uit-2      7  somew..-away"));
+        // Numbers are never cut, nor a name beyond recognition, nor anything in vain.
+        assert_eq!(shown(32), whole);
+        assert!(shown(50).lines().all(|line| line.chars().count() <= 50), "{}", shown(50));
     }
 
     #[test]

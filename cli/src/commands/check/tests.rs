@@ -140,3 +140,12 @@ async fn without_rights_what_cannot_be_known_is_no_success() {
     let shown = whole(&printer(), &found.categories, CheckFormat::Short);
     assert!(shown.contains("you may not list nodes") && shown.contains("kubectl auth can-i list nodes"), "{shown}");
 }
+
+#[tokio::test]
+async fn a_namespace_that_is_not_there_is_named() {
+    let scratch = Scratch::new("check-namespace");
+    let fake = Fake::start(nothing());
+    let cluster = Cluster::connect(&fake.flags(&scratch)).await.expect("a cluster");
+    let checks = injection::judge(&injection::gather(&cluster, Some("nope")).await);
+    crate::check::tests::one_is(&checks, Outcome::Error, &["there is no namespace \"nope\"", "kubectl get namespaces"]);
+}

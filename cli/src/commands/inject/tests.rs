@@ -67,7 +67,7 @@ spec:
         readinessProbe: {tcpSocket: {port: http}}
       volumes:
       - name: conf
-        configMap: {name: conf, defaultMode: 0644}
+        configMap: {name: conf, defaultMode: 0644} # as it is
 ---
 apiVersion: batch/v1
 kind: CronJob
@@ -112,7 +112,12 @@ fn every_kind_is_marked_where_its_pods_are_and_each_object_has_its_line() {
     assert!(said[5].starts_with("daemonset \"agent\" skipped: it is on the host network"), "{}", said[5]);
     assert!(ran.out.starts_with("# kept, since nothing is done here\napiVersion: v1\n"), "{}", ran.out);
     assert!(ran.out.contains("metadata: {name: web}   # as it is\n---\n"), "{}", ran.out);
-    assert!(ran.out.contains("defaultMode: 0644\n"), "{}", ran.out);
+    // What is put in has the style of its surroundings.
+    let block =
+        "defaultMode: 0644} # as it is\n    metadata:\n      annotations:\n        lacewing.dev/inject: enabled\n";
+    assert!(ran.out.contains(block), "{}", ran.out);
+    let flow = "metadata: {name: one, annotations: {lacewing.dev/inject: enabled, config.lacewing.dev/proxy-cpu-limit: \"1\"}}\n";
+    assert!(ran.out.contains(flow), "{}", ran.out);
     let out = values(&ran.out);
     let marked = |template: &Value| {
         let annotations = &template["metadata"]["annotations"];
@@ -144,6 +149,39 @@ fn uninject_gives_back_what_was_injected() {
         }
         assert_eq!(found, expected, "{manual}");
     }
+}
+
+#[test]
+fn comments_stay_and_uninject_gives_back_the_very_text() {
+    let text = "\
+# The shop's door.
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  replicas: 2           # for now
+  template:
+    metadata:
+      labels: {app: web}
+      # annotations come here
+    spec:
+      # the app itself
+      containers:
+        - name: web
+          image: \"nginx:1.27\"    # pinned
+          command: ['sh', \"-c\", run]
+
+# the end
+";
+    let injected = inject_text(text, false, &[]).out;
+    let added = "      labels: {app: web}\n      annotations:\n        lacewing.dev/inject: enabled\n";
+    assert_eq!(injected, text.replace("      labels: {app: web}\n", added));
+    assert_eq!(uninject_text(&injected).out, text);
+    let manual = inject_text(text, true, &[]).out;
+    assert!(text.lines().filter(|line| line.contains('#')).all(|line| manual.contains(line)), "{manual}");
+    let json = "{\n  \"kind\": \"Pod\",\n  \"spec\": {\"containers\": [{\"name\": \"a\"}]}\n}\n";
+    let added = "]}, \"metadata\": {\"annotations\": {\"lacewing.dev/inject\": \"enabled\"}}\n";
+    assert_eq!(inject_text(json, false, &[]).out, json.replace("]}\n", added));
 }
 
 #[test]

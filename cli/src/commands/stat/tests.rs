@@ -46,7 +46,7 @@ fn selector(text: &str) -> Selector {
 
 #[test]
 fn workloads_by_their_inbound_services_by_their_clients() {
-    let rows = select(rows(&readings(), &roll()), Some("emojivoto"), None);
+    let rows = select(rows(&readings(), &roll(), &Calls::All), Some("emojivoto"), None);
     let shown: Vec<_> = rows.iter().map(|row| (row.kind.as_str(), row.name.as_str(), row.meshed.as_deref())).collect();
     let expected = [
         ("deployment", "web", Some("2/2")),
@@ -65,14 +65,14 @@ fn workloads_by_their_inbound_services_by_their_clients() {
 
 #[test]
 fn the_table_has_the_columns_that_hands_and_scripts_know() {
-    let rows = select(rows(&readings(), &roll()), Some("emojivoto"), Some(&selector("deploy")));
+    let rows = select(rows(&readings(), &roll(), &Calls::All), Some("emojivoto"), Some(&selector("deploy")));
     let text = table::text(&rows, View::default());
     let lines: Vec<&str> = text.lines().collect();
     let header: Vec<&str> = lines[0].split_whitespace().collect();
     assert_eq!(header, ["NAME", "MESHED", "SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99", "TCP_CONN"]);
     assert!(lines[1].starts_with("web         2/2   95.00%  20.0rps"), "{text}");
     assert!(lines[3].split_whitespace().eq(["traffic", "1/1", "-", "-", "-", "-", "-", "-"]), "{text}");
-    let wide = table::text(&rows, View { wide: true, namespaces: true, kinds: true });
+    let wide = table::text(&rows, View { wide: true, namespaces: true, kinds: true, columns: None });
     assert!(wide.starts_with("NAMESPACE  NAME "), "{wide}");
     let web = wide.lines().nth(1).expect("a row");
     assert!(web.starts_with("emojivoto  deploy/web ") && web.ends_with("  2.0B/s           4.0B/s"), "{wide}");
@@ -80,7 +80,7 @@ fn the_table_has_the_columns_that_hands_and_scripts_know() {
 
 #[test]
 fn json_has_one_schema_for_every_kind() {
-    let text = table::json(&rows(&readings(), &roll()), Some(60));
+    let text = table::json(&rows(&readings(), &roll(), &Calls::All), Some(60));
     let value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
     assert_eq!(value["window_s"], 60);
     let rows = value["rows"].as_array().expect("rows");
@@ -122,11 +122,12 @@ fn empty_tables_say_why_and_what_next() {
             "nothing is named \"nodes\"",
             "deploy, sts, ds, job, pod and svc, as in deploy/web",
         ),
+        (Some("emojivoto"), Some(selector("ds")), "there is no daemonset in namespace \"emojivoto\"", "`mesh stat`"),
         (Some("shop"), None, "nothing is meshed in namespace \"shop\"", "mesh stat -A"),
         (Some("shop"), Some(selector("svc/web")), "there is no service \"web\" in namespace \"shop\"", "mesh stat -A"),
     ];
     for (namespace, resource, what, next) in table {
-        assert!(select(rows(&readings, &roll()), namespace, resource.as_ref()).is_empty());
+        assert!(select(rows(&readings, &roll(), &Calls::All), namespace, resource.as_ref()).is_empty());
         let failure = nothing(&pods, namespace, resource.as_ref());
         assert_eq!(failure.exit(), Exit::NoData);
         assert!(failure.to_string().contains(what) && failure.to_string().contains(next), "{failure}");
@@ -136,11 +137,86 @@ fn empty_tables_say_why_and_what_next() {
 #[test]
 fn a_name_alone_selects_every_kind() {
     let shown = |text: &str| -> Vec<String> {
-        let rows = select(rows(&readings(), &roll()), Some("emojivoto"), Some(&selector(text)));
+        let rows = select(rows(&readings(), &roll(), &Calls::All), Some("emojivoto"), Some(&selector(text)));
         rows.iter().map(|row| format!("{}/{}", row.short_kind, row.name)).collect()
     };
     assert_eq!(shown("web"), ["deploy/web", "svc/web"]);
     assert_eq!(shown("web-1"), ["pod/web-1"]);
+}
+
+#[test]
+fn calls_to_and_from_something_are_those_that_the_senders_counted() {
+    type Shown = (String, Option<String>, Option<f64>, Option<f64>);
+    let shown = |calls: &Calls, resource: Option<&str>| -> Vec<Shown> {
+        let resource = resource.map(selector);
+        let rows = select(rows(&readings(), &roll(), calls), Some("emojivoto"), resource.as_ref());
+        let shown = |row: StatRow| {
+            (format!("{}/{}", row.short_kind, row.name), row.meshed, row.numbers.rps, row.numbers.success_rate)
+        };
+        rows.into_iter().map(shown).collect()
+    };
+    let other = |text: &str, namespace: &str| Other { selector: selector(text), namespace: Some(namespace.to_owned()) };
+    let row = |name: &str, meshed: Option<&str>, rps, success| {
+        (name.to_owned(), meshed.map(str::to_owned), Some(rps), Some(success))
+    };
+    for to in ["svc/voting", "deploy/voting", "voting"] {
+        let calls = Calls::To(other(to, "emojivoto"));
+        let expected = match to {
+            "svc/voting" => vec![row("deploy/web", Some("2/2"), 10.0, 0.9)],
+            // The double's rows all say that they reached voting's pods.
+            _ => vec![row("deploy/web", Some("2/2"), 10.0, 0.9), row("deploy/traffic", Some("1/1"), 20.0, 1.0)],
+        };
+        assert_eq!(shown(&calls, None), expected, "to {to}");
+        assert_eq!(shown(&calls, Some("pod/web-1")), [row("pod/web-1", Some("1/1"), 5.0, 0.8)], "to {to}");
+        assert_eq!(shown(&calls, Some("svc")), [], "a Service sends nothing");
+    }
+    for from in ["deploy/web", "web"] {
+        let calls = Calls::From(other(from, "emojivoto"));
+        let expected = [row("deploy/voting", Some("2/3"), 10.0, 0.9), row("svc/voting", None, 10.0, 0.9)];
+        assert_eq!(shown(&calls, None), expected, "from {from}");
+    }
+    let one = Calls::From(other("pod/web-1", "emojivoto"));
+    assert_eq!(shown(&one, Some("svc")), [row("svc/voting", None, 5.0, 0.8)]);
+    for nobody in [Calls::To(other("svc/voting", "shop")), Calls::From(other("deploy/voting", "emojivoto"))] {
+        assert_eq!(shown(&nobody, None), []);
+    }
+}
+
+#[test]
+fn what_nobody_counts_is_refused_with_what_to_ask_instead() {
+    use clap::Parser;
+    let options = |line: &str| {
+        let cli = crate::cli::Cli::try_parse_from(line.split_whitespace());
+        match cli.map(|cli| cli.command) {
+            Ok(crate::cli::Command::Stat(options)) => options,
+            _ => panic!("{line}"),
+        }
+    };
+    for (line, part) in [
+        ("mesh stat svc --to svc/voting", Some("a Service sends nothing")),
+        ("mesh stat --from svc/web", Some("a Service sends nothing")),
+        ("mesh stat --to pod/web-1", Some("which workload they reached")),
+        ("mesh stat pods --from deploy/web", Some("which workload they reached")),
+        ("mesh stat svc -l app=web", Some("-l is about pods")),
+        ("mesh stat svc --from pod/web-1", None),
+        ("mesh stat pods --to svc/voting --to-namespace shop", None),
+        ("mesh stat deploy -l app=web --to voting", None),
+    ] {
+        let options = options(line);
+        let kind = resource(&options).expect(line).and_then(|resource| resource.kind);
+        assert_eq!(
+            impossible(&options, kind).map(|(what, _)| what.contains(part.unwrap_or("-"))),
+            part.map(|_| true),
+            "{line}"
+        );
+    }
+    let asked = options("mesh stat --to svc/voting --to-namespace shop -t 10m");
+    let calls = Calls::of(&asked, Some("emojivoto"));
+    let why = no_calls(&calls, &asked, &Roll::default()).expect("nothing").to_string();
+    assert!(why.contains("to svc/voting of namespace \"shop\" in the last 10m"), "{why}");
+    let labelled = options("mesh stat -l app=nope");
+    let why = no_calls(&Calls::All, &labelled, &Roll::default()).expect("nothing").to_string();
+    assert!(why.contains("no pod has the labels \"app=nope\""), "{why}");
 }
 
 #[test]
@@ -149,7 +225,7 @@ fn a_restarted_proxy_shortens_the_rows_it_is_in() {
     let web = readings.iter_mut().find(|reading| reading.pod.name == "web-1").expect("web-1");
     web.answer.as_mut().expect("a report").covered_s = 4.0;
     let covered = |kind: &str, name: &str| {
-        let rows = rows(&readings, &roll());
+        let rows = rows(&readings, &roll(), &Calls::All);
         rows.iter().find(|row| row.short_kind == kind && row.name == name).expect("a row").numbers.covered_s
     };
     for (kind, name, seconds) in [
@@ -162,7 +238,7 @@ fn a_restarted_proxy_shortens_the_rows_it_is_in() {
     ] {
         assert_eq!(covered(kind, name), seconds, "{kind}/{name}");
     }
-    let rows = rows(&readings, &roll());
+    let rows = rows(&readings, &roll(), &Calls::All);
     let said = notes(&readings, &rows, Duration::from_secs(10));
     assert!(said.len() == 1 && said[0].contains("web-1's proxy started 4s ago"), "{said:?}");
 }
@@ -170,7 +246,7 @@ fn a_restarted_proxy_shortens_the_rows_it_is_in() {
 #[test]
 fn young_proxies_are_noted() {
     let readings = readings();
-    let rows = select(rows(&readings, &roll()), None, None);
+    let rows = select(rows(&readings, &roll(), &Calls::All), None, None);
     let said = notes(&readings, &rows, Duration::from_secs(60)).join("\n");
     assert!(said.contains("started 10s ago") && said.contains("not 1m"), "{said}");
     assert!(notes(&readings, &rows, Duration::from_secs(10)).is_empty());
@@ -204,7 +280,7 @@ fn in_a_cluster_meshed_is_what_the_api_says() {
     ];
     let shown = |resource: Option<&str>| -> Vec<(String, Option<String>)> {
         let selector = resource.map(selector);
-        let rows = select(rows(&readings, &Roll::default()), Some("shop"), selector.as_ref());
+        let rows = select(rows(&readings, &Roll::default(), &Calls::All), Some("shop"), selector.as_ref());
         rows.into_iter().map(|row| (format!("{}/{}", row.short_kind, row.name), row.meshed)).collect()
     };
     let row = |name: &str, meshed: &str| (name.to_owned(), Some(meshed.to_owned()));
@@ -220,5 +296,5 @@ fn in_a_cluster_meshed_is_what_the_api_says() {
 }
 
 fn rows_of(readings: &[Reading<Report>]) -> Vec<StatRow> {
-    rows(readings, &Roll::default())
+    rows(readings, &Roll::default(), &Calls::All)
 }
