@@ -10,4 +10,5 @@ mod install;
 mod mesh;
 mod refusals;
 mod rotation;
+mod secret;
 mod workloads;

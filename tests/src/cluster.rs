@@ -135,6 +135,8 @@ pub fn await_some<T>(what: &str, patience: Duration, mut look: impl FnMut() -> O
 /// A namespace of a test's own.
 pub struct Space {
     name: String,
+    /// A later test needs it.
+    stays: bool,
 }
 
 impl Space {
@@ -154,7 +156,7 @@ impl Space {
         kubectl_with(&["delete", "namespace", "--ignore-not-found", "--wait", &name], "", PATIENCE).good();
         let metadata = format!(r#"{{"name": "{name}", "annotations": {annotations}}}"#);
         apply(&format!(r#"{{"apiVersion": "v1", "kind": "Namespace", "metadata": {metadata}}}"#));
-        let space = Self { name };
+        let space = Self { name, stays: false };
         await_some("an account in the namespace", PATIENCE, || {
             (space.attempt(&["get", "serviceaccount", "default"]).code == Some(0)).then_some(())
         });
@@ -163,12 +165,19 @@ impl Space {
 
     /// One that an earlier test has kept; it goes with this.
     pub fn found(name: &str) -> Self {
-        Self { name: format!("test-{name}") }
+        Self { name: format!("test-{name}"), stays: false }
+    }
+
+    /// One that an earlier test has kept, for a later one.
+    pub fn lent(name: &str) -> Self {
+        let mut space = Self::found(name);
+        space.stays = true;
+        space
     }
 
     /// For a later test.
-    pub fn keep(self) {
-        std::mem::forget(self);
+    pub fn keep(mut self) {
+        self.stays = true;
     }
 
     pub fn name(&self) -> &str {
@@ -257,7 +266,9 @@ impl Drop for Space {
         if std::thread::panicking() {
             eprintln!("{}", self.tell());
         }
-        kubectl(&["delete", "namespace", "--wait=false", &self.name]);
+        if !self.stays {
+            kubectl(&["delete", "namespace", "--wait=false", &self.name]);
+        }
     }
 }
 
