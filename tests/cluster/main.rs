@@ -9,6 +9,7 @@ mod gone;
 mod install;
 mod mesh;
 mod refusals;
+mod replicas;
 mod rotation;
 mod secret;
 mod workloads;
