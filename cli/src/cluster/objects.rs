@@ -288,6 +288,7 @@ pub struct TargetRef {
 pub struct EndpointPort {
     pub name: Option<String>,
     pub port: Option<u16>,
+    pub protocol: Option<String>,
 }
 
 /// A MutatingWebhookConfiguration.
