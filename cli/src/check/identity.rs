@@ -284,9 +284,9 @@ mod tests {
     fn what_the_controller_cannot_use_is_named_with_what_mends_it() {
         let table = [
             (
-                vec![("kept", problem(Some("put a right one there")))],
+                vec![("kept", problem(Some("`kubectl mend it`")))],
                 Error,
-                ["lacewing/lacewing-root: tls.crt expired; the last good one stays", "put a right one there"],
+                ["lacewing/lacewing-root: tls.crt expired; the last good one stays", "`kubectl mend it`"],
             ),
             (vec![("own", problem(None))], Error, ["tls.crt expired", "kubectl -n lacewing logs"]),
             (vec![("issuer", problem(None))], Warning, ["tls.crt expired", "kubectl -n lacewing logs"]),
