@@ -3,25 +3,15 @@
 
 use std::time::Duration;
 
-use lacewing_tests::cluster::{MESH, PATIENCE, Space, apply, await_some, get, kubectl, run_mesh};
+use lacewing_tests::cluster::{MESH, PATIENCE, Space, await_some, get, kubectl, run_mesh};
 
 use super::{
-    mesh::{CLIENT, assert_clean, assert_meshed, sent_more},
+    mesh::{CLIENT, assert_clean, assert_meshed, sent_more, upgrade},
     rotation,
 };
 
 /// A Lease is over after 15 s, which those that wait notice within 2.5 s, and write within 4.
 const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(30);
-
-/// As a user changes the mesh; the commands that remove what is no longer needed.
-fn upgrade(options: &[&str]) -> Vec<String> {
-    let answer = run_mesh(&[&["upgrade"], options].concat(), "");
-    let quoted = |line: &str| line.strip_prefix("note: no longer needed: `")?.strip_suffix('`').map(str::to_owned);
-    let obsolete = answer.err.lines().filter_map(quoted).collect();
-    apply(&answer.good());
-    kubectl(&["-n", MESH, "rollout", "status", "deployment/lacewing-controller", "--timeout=60s"]).good();
-    obsolete
-}
 
 /// Names of the controllers that are there to stay.
 fn controllers() -> Vec<String> {
