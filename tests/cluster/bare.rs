@@ -2,10 +2,7 @@
 
 use std::io::{Read, Write};
 
-use lacewing_tests::{
-    api::contract,
-    cluster::{Forward, Gateway, PATIENCE, Space, await_some, get},
-};
+use lacewing_tests::cluster::{Forward, PATIENCE, Space, await_some, get};
 
 use super::mesh::{CLIENT, WEB};
 
@@ -57,14 +54,6 @@ fn a_token_with_an_audience_is_good_for_that_audience_alone() {
     let name = format!("system:serviceaccount:{}:default", space.name());
     assert_eq!(review("lacewing.dev/identity"), (true, name.into()));
     assert!(!review("somebody-else").0);
-}
-
-#[test]
-fn the_api_server_keeps_the_contract_that_the_double_keeps() {
-    let space = Space::plain("bare-contract");
-    let token = space.kubectl(&["create", "token", "default", "--audience", "lacewing.dev/identity"]);
-    let gateway = Gateway::open();
-    contract::holds(&contract::Server { address: gateway.address, namespace: space.name(), token: token.trim() });
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! `cluster_tests` in `tests/run`: what one leaves, the next finds.
 #![allow(clippy::expect_used, clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod api;
 mod bare;
 mod faults;
 mod gone;
