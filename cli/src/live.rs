@@ -3,7 +3,7 @@
 //! In the demo they are asked at their addresses, in a cluster by port-forward; nothing else differs. A proxy that does
 //! not answer is a result, not an error: the caller shows it. Merging is `commands/stat.rs`' business.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Empty, Limited};
@@ -156,7 +156,22 @@ pub struct StreamKey {
 #[derive(Debug, Deserialize)]
 pub struct ManifestErrors {
     errors: Vec<ManifestError>,
+    /// What is wrong with trust, by a word for what it concerns.
+    #[serde(default)]
+    trust: BTreeMap<String, TrustProblem>,
     warnings: Vec<ManifestWarning>,
+}
+
+/// What is wrong with the trust root or the controller's own certificates.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+pub struct TrustProblem {
+    /// The Secret, the file, or another object.
+    pub place: String,
+    pub cause: String,
+    /// The commands that mend it, where the cause does not say it all.
+    pub way_out: Option<String>,
+    /// What the mesh acts on until it is mended.
+    pub in_force: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -181,14 +196,24 @@ impl ManifestErrors {
             let place = error.line.map_or_else(String::new, |line| format!(":{line}:{}", error.column.unwrap_or(1)));
             format!("error: {}{place}: {}; {}", error.file, error.cause, error.in_force)
         });
+        let trust = self.trust.values().map(|problem| {
+            let way_out = problem.way_out.as_ref().map_or_else(String::new, |way_out| format!("; {way_out}"));
+            format!("error: {}: {}{way_out}; {}", problem.place, problem.cause, problem.in_force)
+        });
         let warnings = self.warnings.iter().map(|warning| format!("warning: {}: {}", warning.object, warning.message));
-        errors.chain(warnings).collect()
+        errors.chain(trust).chain(warnings).collect()
     }
 }
 
 /// Asks the controller what is wrong with the manifests.
 pub async fn manifest_errors(controller_admin: SocketAddr) -> Result<ManifestErrors, String> {
     ask(&Way::Address(controller_admin), "/errors").await
+}
+
+/// Asks a controller what is wrong with trust, by a word for what it concerns.
+pub async fn trust_problems(controller: &Way) -> Result<BTreeMap<String, TrustProblem>, String> {
+    let listed: ManifestErrors = ask(controller, "/errors").await?;
+    Ok(listed.trust)
 }
 
 /// Asks every pod for its last `window`, in the order of `pods`.
@@ -397,6 +422,7 @@ mod tests {
             ("/errors", _) => admin::json(
                 r#"{"errors":[{"file":"/m/web.yaml","line":3,"column":2,"cause":"bad","in_force":"the last good one stays"},
                     {"file":"/m","line":null,"column":null,"cause":"gone","in_force":"all stays"}],
+                    "trust":{"kept":{"place":"Secret a/b","cause":"bad key","way_out":"do `x`","in_force":"the old one"}},
                     "warnings":[{"object":"Service a/web","message":"port 81"}]}"#,
             ),
             ("/identity", _) => admin::json(
@@ -449,7 +475,10 @@ mod tests {
         assert!(nonsense[0].answer.as_ref().expect_err("a list").contains("another version"));
         let lines = manifest_errors(address).await.expect("answered").lines();
         assert_eq!(lines[0], "error: /m/web.yaml:3:2: bad; the last good one stays");
-        assert_eq!(lines[1..], ["error: /m: gone; all stays", "warning: Service a/web: port 81"]);
+        let trust = "error: Secret a/b: bad key; do `x`; the old one";
+        assert_eq!(lines[1..], ["error: /m: gone; all stays", trust, "warning: Service a/web: port 81"]);
+        let problems = trust_problems(&Way::Address(address)).await.expect("answered");
+        assert_eq!(problems["kept"].way_out.as_deref(), Some("do `x`"));
         assert_eq!(ready(address).await, Err("no certificate yet".to_owned()));
     }
 }

@@ -1,7 +1,7 @@
 //! Owns what the admin port shows: liveness, readiness with the reason, metrics, watch streams, and what is wrong with
 //! the source. Read-only; nothing secret is in any of it. The HTTP server is `lacewing_ops::admin`.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use hyper::{Method, Request, StatusCode};
 use lacewing_crds::Kind;
@@ -13,7 +13,7 @@ use tokio::sync::{Semaphore, watch};
 use crate::{
     conditions::{self, Warning},
     grpc::streams::Streams,
-    identity::Identity,
+    identity::{Identity, Matter, Problem},
     listen::CONNECTIONS_MAX,
     metrics::{Levels, Metrics},
     pods,
@@ -59,6 +59,8 @@ pub struct Admin {
 struct Listing<'a> {
     /// Not in force as written.
     errors: &'a [SourceError],
+    /// What is wrong with the trust root or our own certificates, by matter.
+    trust: BTreeMap<Matter, Problem>,
     /// In force, but not all of it as written.
     warnings: Vec<Warning>,
     /// How many errors and warnings there are that are not listed.
@@ -67,12 +69,12 @@ struct Listing<'a> {
 
 impl<'a> Listing<'a> {
     /// The first [`ERRORS_LISTED_MAX`] of each.
-    fn of(errors: &'a [SourceError], mut warnings: Vec<Warning>) -> Self {
+    fn of(errors: &'a [SourceError], trust: BTreeMap<Matter, Problem>, mut warnings: Vec<Warning>) -> Self {
         let all = errors.len() + warnings.len();
         let errors = &errors[..errors.len().min(ERRORS_LISTED_MAX)];
         warnings.truncate(ERRORS_LISTED_MAX);
         let left_out = all - errors.len() - warnings.len();
-        Self { errors, warnings, left_out }
+        Self { errors, trust, warnings, left_out }
     }
 }
 
@@ -118,9 +120,7 @@ impl Admin {
 
     fn errors(&self) -> Answer {
         let warnings = self.publisher.with_world(|world| conditions::warnings(world, self.publisher.trust_domain()));
-        let mut errors = self.identity.problems();
-        errors.extend(self.source.lock().errors.iter().cloned());
-        to_json(&Listing::of(&errors, warnings))
+        to_json(&Listing::of(&self.source.lock().errors, self.identity.problems(), warnings))
     }
 
     fn levels(&self) -> Levels {
@@ -160,8 +160,8 @@ mod tests {
             in_force: "nothing".to_owned(),
         };
         let errors: Vec<SourceError> = (0..ERRORS_LISTED_MAX + 3).map(error).collect();
-        let listed = Listing::of(&errors, Vec::new());
+        let listed = Listing::of(&errors, BTreeMap::new(), Vec::new());
         assert_eq!((listed.errors.len(), listed.left_out), (ERRORS_LISTED_MAX, 3));
-        assert_eq!(Listing::of(&errors[..2], Vec::new()).left_out, 0);
+        assert_eq!(Listing::of(&errors[..2], BTreeMap::new(), Vec::new()).left_out, 0);
     }
 }

@@ -17,8 +17,8 @@ use lacewing_identity::{
 };
 use parking_lot::{Mutex, RwLock};
 use rustls::ServerConfig;
+use serde::Serialize;
 
-use crate::source::SourceError;
 use trust::{Previous, Trust};
 
 /// Namespace and service account of the controller itself, as proxies expect them.
@@ -30,7 +30,8 @@ const ALPN: &[&[u8]] = &[b"h2"];
 const WEBHOOK_ALPN: &[&[u8]] = &[b"http/1.1"];
 
 /// Something that may be wrong, each listed once.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Matter {
     /// Reading what is kept.
     Kept,
@@ -67,7 +68,7 @@ pub struct Identity {
     /// In seconds.
     leaf_lifetime: u64,
     state: RwLock<State>,
-    problems: Mutex<BTreeMap<Matter, SourceError>>,
+    problems: Mutex<BTreeMap<Matter, Problem>>,
 }
 
 #[derive(Default)]
@@ -206,20 +207,19 @@ impl Identity {
     }
 
     /// What is wrong now.
-    pub fn problems(&self) -> Vec<SourceError> {
-        self.problems.lock().values().cloned().collect()
+    pub fn problems(&self) -> BTreeMap<Matter, Problem> {
+        self.problems.lock().clone()
     }
 
     /// Notes what is wrong with a matter, or that nothing is; says so when it is news.
     fn note(&self, matter: Matter, outcome: Result<(), Problem>) {
         let mut problems = self.problems.lock();
-        let Err(Problem { place, cause, in_force }) = outcome else {
+        let Err(problem) = outcome else {
             if problems.remove(&matter).is_some() {
                 tracing::info!(?matter, "mended");
             }
             return;
         };
-        let problem = SourceError { file: place, line: None, column: None, cause, in_force };
         if problems.get(&matter) != Some(&problem) {
             tracing::error!("{problem}");
             problems.insert(matter, problem);
@@ -304,11 +304,26 @@ impl Identity {
     }
 }
 
-/// Something is wrong: where, what, and what is in force meanwhile.
-struct Problem {
-    place: String,
-    cause: String,
-    in_force: String,
+/// What is wrong with trust. Served at the admin port's `/errors`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    /// The Secret, the file, or another object.
+    pub place: String,
+    pub cause: String,
+    /// The commands that mend it, where the cause does not say it all.
+    pub way_out: Option<String>,
+    /// What the mesh acts on until it is mended.
+    pub in_force: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}: {}; ", self.place, self.cause)?;
+        if let Some(way_out) = &self.way_out {
+            write!(f, "{way_out}; ")?;
+        }
+        f.write_str(&self.in_force)
+    }
 }
 
 /// Callers of `Certify` have no certificate yet, so one is asked for but not required; `Watch` checks.

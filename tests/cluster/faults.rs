@@ -1,37 +1,15 @@
 //! Faults under load, one after the other: no request fails. What is broken is made whole again by whoever broke it.
 
-use std::time::Duration;
-
 use lacewing_tests::{
     cluster::{MESH, PATIENCE, Space, await_some, get, kubectl, run_mesh},
     history::run_for,
 };
 
-use super::mesh::{FRONT, SOON, WEB, assert_clean, assert_meshed, restarts, sent_more, start_load};
-
-/// How long something is away.
-const AWAY: Duration = Duration::from_secs(30);
-/// The load.
-const RPS: u32 = 200;
-
-fn shop(name: &str) -> Space {
-    let space = Space::meshed(name);
-    space.apply(WEB);
-    space.ready("deployment/web");
-    space.apply(FRONT);
-    space.ready("deployment/front");
-    start_load(&space, "front", RPS);
-    space
-}
+use super::mesh::{SOON, assert_clean, assert_meshed, away, controller_is_back, restarts, sent_more, shop};
 
 fn scale_controller(replicas: &str) {
     let replicas = format!("--replicas={replicas}");
     kubectl(&["-n", MESH, "scale", "deployment/lacewing-controller", &replicas]).good();
-}
-
-fn controller_is_back() {
-    scale_controller("1");
-    kubectl(&["-n", MESH, "rollout", "status", "deployment/lacewing-controller", "--timeout=60s"]).good();
 }
 
 fn controller_is_gone() {
@@ -63,12 +41,14 @@ fn both_ends_are_restarted_and_no_request_fails() {
 
 #[test]
 fn the_controller_is_away_and_no_request_fails() {
+    let away = away();
     let space = shop("controller");
     controller_is_gone();
-    run_for(AWAY);
+    run_for(away);
     // Pods without a controller: they are not meshed, and `check` says which.
     space.kubectl(&["scale", "deployment/web", "--replicas=3"]);
     space.ready("deployment/web");
+    scale_controller("1");
     controller_is_back();
     let escaped = |pods: Vec<serde_json::Value>| {
         pods.iter().filter(|pod| pod["metadata"]["annotations"]["lacewing.dev/proxy-version"].is_null()).count()
@@ -85,29 +65,6 @@ fn the_controller_is_away_and_no_request_fails() {
 }
 
 #[test]
-fn the_api_server_is_away_and_no_request_fails() {
-    let Ok(node) = std::env::var("LACEWING_NODE") else {
-        // Somebody else's API server is not ours to stop, and the controller's watches break as well if it is deleted.
-        panic!("LACEWING_NODE is not set: only a node of the ring's own can lose its API server");
-    };
-    let space = shop("apiserver");
-    daemon(&node, "stop", "kube-apiserver");
-    run_for(AWAY);
-    daemon(&node, "start", "kube-apiserver");
-    await_some("the API server is back", PATIENCE, || {
-        (kubectl(&["get", "--raw", "/readyz"]).code == Some(0)).then_some(())
-    });
-    sent_more(&space, 400);
-    assert_clean(&space, 4_000);
-    // And the controller has seen it come back: what changes now is served.
-    space.kubectl(&["scale", "deployment/web", "--replicas=3"]);
-    space.ready("deployment/web");
-    space.pods("app=web").iter().for_each(assert_meshed);
-    sent_more(&space, 400);
-    assert_clean(&space, 4_000);
-}
-
-#[test]
 fn without_the_webhook_fail_refuses_pods() {
     let space = Space::meshed("closed");
     let policy = |policy: &str| {
@@ -119,12 +76,8 @@ fn without_the_webhook_fail_refuses_pods() {
     controller_is_gone();
     let answer = space.attempt(&["run", "lone", "--image", "localhost/peers:test", "--restart=Never"]);
     policy("Ignore");
+    scale_controller("1");
     controller_is_back();
     assert_eq!(answer.code, Some(1), "{answer:?}");
     assert!(answer.err.contains("lacewing"), "{answer:?}");
-}
-
-fn daemon(node: &str, order: &str, name: &str) {
-    let program = concat!(env!("CARGO_MANIFEST_DIR"), "/cluster/node");
-    lacewing_tests::cluster::run(program, &[order, node, name], "", SOON).good();
 }

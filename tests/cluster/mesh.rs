@@ -1,8 +1,8 @@
 //! What the modules share once there is a mesh: how it is installed, pods of other people's programs, load and its count.
 
-use std::time::Duration;
+use std::{sync::Once, time::Duration};
 
-use lacewing_tests::cluster::{Answer, PATIENCE, Space, await_some, run_mesh};
+use lacewing_tests::cluster::{Answer, MESH, PATIENCE, Space, apply, await_some, kubectl_input, run_mesh};
 use serde_json::Value;
 
 /// nginx behind the Service `web`.
@@ -87,6 +87,46 @@ pub fn assert_clean(space: &Space, least: u64) {
     let failures = || log().lines().filter(|line| line.starts_with("failure")).take(10).collect::<Vec<_>>().join("\n");
     assert!(failed == 0, "{failed} of {sent} requests failed:\n{}", failures());
     assert!(sent >= least, "only {sent} requests were sent, not {least}");
+}
+
+/// nginx, nginx before it, and a load of 200 requests a second on that.
+pub fn shop(name: &str) -> Space {
+    let space = Space::meshed(name);
+    space.apply(WEB);
+    space.ready("deployment/web");
+    space.apply(FRONT);
+    space.ready("deployment/front");
+    start_load(&space, "front", 200);
+    space
+}
+
+/// How long something is away, and with `LACEWING_TEST_LONG`: longer than the certificates of this ring live, so that those of
+/// pods that start from now on live as long as they do elsewhere.
+pub fn away() -> Duration {
+    static LIVE_LONG: Once = Once::new();
+    if std::env::var_os("LACEWING_TEST_LONG").is_none_or(|long| long.is_empty()) {
+        return Duration::from_secs(30);
+    }
+    LIVE_LONG.call_once(|| {
+        upgrade(&["--set", "leafLifetime=24h"]);
+    });
+    Duration::from_secs(300)
+}
+
+/// Changes the mesh as a user does; the commands that remove what is no longer needed.
+pub fn upgrade(options: &[&str]) -> Vec<String> {
+    let answer = run_mesh(&[&["upgrade"], options].concat(), "");
+    let quoted = |line: &str| line.strip_prefix("note: no longer needed: `")?.strip_suffix('`').map(str::to_owned);
+    let obsolete = answer.err.lines().filter_map(quoted).collect();
+    apply(&answer.good());
+    controller_is_back();
+    obsolete
+}
+
+/// Waits until as many controllers are ready as there should be.
+pub fn controller_is_back() {
+    let status = ["-n", MESH, "rollout", "status", "deployment/lacewing-controller", "--timeout=60s"];
+    kubectl_input(&status, "").good();
 }
 
 /// The row of `mesh stat KIND/NAME -o json`, once there is one.

@@ -21,6 +21,7 @@ fn bad_annotations_are_refused_by_name() {
         (r#""lacewing.dev/inject": "perhaps""#, "lacewing.dev/inject"),
         (r#""config.lacewing.dev/proxy-memory-limit": "lots""#, "config.lacewing.dev/proxy-memory-limit"),
         (r#""config.lacewing.dev/skip-inbound-ports": "http""#, "config.lacewing.dev/skip-inbound-ports"),
+        (r#""config.lacewing.dev/skip-inbound-ports": "53/udp""#, "config.lacewing.dev/skip-inbound-ports"),
         (r#""config.lacewing.dev/inbound": "closed""#, "config.lacewing.dev/inbound"),
         (r#""config.lacewing.dev/proxy-colour": "red""#, "config.lacewing.dev/proxy-colour"),
     ];

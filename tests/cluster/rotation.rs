@@ -1,5 +1,6 @@
 //! The root is rotated while everything else of the ring goes on, and a load with it: `begins` starts both, `has_ended` looks
-//! at what came of it. In between are minutes: the old root stays good until nobody has a certificate of it.
+//! at what came of it. In between are minutes: the old root stays good until nobody has a certificate of it, and others use
+//! the load, too.
 
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use lacewing_tests::cluster::{MESH, Space, await_some, kubectl, run};
 
 use super::mesh::{SOON, WEB, assert_clean, restarts, start_load};
 
-const NAME: &str = "rotation";
+pub const NAME: &str = "rotation";
 /// Two lives of a certificate of two minutes, and what else it takes.
 const ENDS_WITHIN: Duration = Duration::from_secs(420);
 

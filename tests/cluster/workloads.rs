@@ -1,11 +1,12 @@
 //! What meshed pods of every kind do, with other people's programs in them; each test has a namespace of its own.
 
-use lacewing_tests::cluster::{PATIENCE, Space, await_some};
+use lacewing_tests::cluster::{PATIENCE, Space, await_some, run_mesh};
 
 use super::mesh::{CLIENT, WEB, assert_meshed, curl, restarts};
 
 const WORKLOADS: &str = include_str!("manifests/workloads.yaml");
 const PROBES: &str = include_str!("manifests/probes.yaml");
+const UDP: &str = include_str!("manifests/udp.yaml");
 const CAPTURE: &str = include_str!("manifests/capture.yaml");
 
 /// A word of a request that must not be read on the way.
@@ -93,6 +94,26 @@ fn probes_keep_their_meaning() {
     assert_meshed(&dead);
     let ready = dead["status"]["containerStatuses"][0]["ready"].clone();
     assert_eq!(ready, false, "{dead}");
+}
+
+#[test]
+fn udp_passes_as_without_the_mesh_and_people_are_told() {
+    let space = pair("udp");
+    space.apply(UDP);
+    space.ready("deployment/files");
+    let files = space.pods("app=files").remove(0);
+    assert_meshed(&files);
+    let client = space.pods("app=client").remove(0);
+    // curl asks again by itself what got lost.
+    let answer = curl(&space, &["tftp://files/any"]).good();
+    assert_eq!(answer.trim_end(), format!("hello {}", client["status"]["podIP"].as_str().unwrap()));
+    let endpoints = run_mesh(&["diagnostics", "endpoints", "files", "-n", space.name(), "-o", "json"], "");
+    assert!(endpoints.err.contains("port 69 is UDP; the mesh carries TCP"), "{endpoints:?}");
+    let all: serde_json::Value = serde_json::from_str(&endpoints.good()).unwrap();
+    let meshed: Vec<_> = all["rows"].as_array().unwrap().iter().map(|row| row["meshed"].as_bool()).collect();
+    assert!(meshed.contains(&Some(true)) && meshed.contains(&Some(false)), "{all}");
+    let inject = run_mesh(&["inject", "-"], UDP);
+    assert!(inject.err.contains("UDP port 6969 of container \"files\" is not in the mesh"), "{inject:?}");
 }
 
 #[test]

@@ -7,6 +7,7 @@
 use std::{
     fmt::Write as _,
     io::{Read, Write},
+    net::SocketAddr,
     process::{Child, ChildStdout, Command, Output, Stdio},
     sync::OnceLock,
     time::{Duration, Instant},
@@ -135,6 +136,8 @@ pub fn await_some<T>(what: &str, patience: Duration, mut look: impl FnMut() -> O
 /// A namespace of a test's own.
 pub struct Space {
     name: String,
+    /// A later test needs it.
+    stays: bool,
 }
 
 impl Space {
@@ -154,7 +157,7 @@ impl Space {
         kubectl_with(&["delete", "namespace", "--ignore-not-found", "--wait", &name], "", PATIENCE).good();
         let metadata = format!(r#"{{"name": "{name}", "annotations": {annotations}}}"#);
         apply(&format!(r#"{{"apiVersion": "v1", "kind": "Namespace", "metadata": {metadata}}}"#));
-        let space = Self { name };
+        let space = Self { name, stays: false };
         await_some("an account in the namespace", PATIENCE, || {
             (space.attempt(&["get", "serviceaccount", "default"]).code == Some(0)).then_some(())
         });
@@ -163,12 +166,19 @@ impl Space {
 
     /// One that an earlier test has kept; it goes with this.
     pub fn found(name: &str) -> Self {
-        Self { name: format!("test-{name}") }
+        Self { name: format!("test-{name}"), stays: false }
+    }
+
+    /// One that an earlier test has kept, for a later one.
+    pub fn lent(name: &str) -> Self {
+        let mut space = Self::found(name);
+        space.stays = true;
+        space
     }
 
     /// For a later test.
-    pub fn keep(self) {
-        std::mem::forget(self);
+    pub fn keep(mut self) {
+        self.stays = true;
     }
 
     pub fn name(&self) -> &str {
@@ -257,30 +267,29 @@ impl Drop for Space {
         if std::thread::panicking() {
             eprintln!("{}", self.tell());
         }
-        kubectl(&["delete", "namespace", "--wait=false", &self.name]);
+        if !self.stays {
+            kubectl(&["delete", "namespace", "--wait=false", &self.name]);
+        }
     }
 }
 
-/// A way from here to a pod's port, open until it is dropped.
-pub struct Forward {
+/// A kubectl that runs until it is dropped.
+struct Running {
     child: Child,
     /// It writes a line for each connection, and would end if nobody could read that.
     _words: ChildStdout,
-    /// On 127.0.0.1.
-    pub port: u16,
 }
 
-impl Forward {
-    /// To `port` of `what`, e.g. `service/web`.
-    pub fn open(space: &Space, what: &str, port: u16) -> Self {
+impl Running {
+    /// Starts it, and waits for its first line.
+    fn start(arguments: &[&str]) -> (Self, String) {
         let mut child = Command::new("kubectl")
             .args(context())
-            .args(["--namespace", &space.name, "port-forward", what, &format!(":{port}")])
+            .args(arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()
             .expect("kubectl can be run");
-        // `Forwarding from 127.0.0.1:40123 -> 8080`
         let mut out = child.stdout.take().expect("a pipe");
         let mut line = Vec::new();
         while !line.contains(&b'\n') {
@@ -289,16 +298,46 @@ impl Forward {
             assert!(read > 0, "kubectl ended without a word where it listens");
             line.extend_from_slice(&some[..read]);
         }
-        let line = String::from_utf8_lossy(&line).into_owned();
-        let from = line.split_whitespace().nth(2).and_then(|from| from.rsplit_once(':'));
-        let port = from.and_then(|(_, port)| port.parse().ok()).unwrap_or_else(|| panic!("no port in {line:?}"));
-        Self { child, _words: out, port }
+        (Self { child, _words: out }, String::from_utf8_lossy(&line).into_owned())
     }
 }
 
-impl Drop for Forward {
+impl Drop for Running {
     fn drop(&mut self) {
         let _gone = self.child.kill();
         let _ended = self.child.wait();
+    }
+}
+
+/// The API server over plain HTTP with the user's rights, open until it is dropped.
+pub struct Gateway {
+    _kubectl: Running,
+    pub address: SocketAddr,
+}
+
+impl Gateway {
+    pub fn open() -> Self {
+        // `Starting to serve on 127.0.0.1:40123`
+        let (kubectl, line) = Running::start(&["proxy", "--port=0"]);
+        let address = line.split_whitespace().last().and_then(|address| address.parse().ok());
+        Self { _kubectl: kubectl, address: address.unwrap_or_else(|| panic!("no address in {line:?}")) }
+    }
+}
+
+/// A way from here to a pod's port, open until it is dropped.
+pub struct Forward {
+    _kubectl: Running,
+    /// On 127.0.0.1.
+    pub port: u16,
+}
+
+impl Forward {
+    /// To `port` of `what`, e.g. `service/web`.
+    pub fn open(space: &Space, what: &str, port: u16) -> Self {
+        // `Forwarding from 127.0.0.1:40123 -> 8080`
+        let (kubectl, line) = Running::start(&["--namespace", &space.name, "port-forward", what, &format!(":{port}")]);
+        let from = line.split_whitespace().nth(2).and_then(|from| from.rsplit_once(':'));
+        let port = from.and_then(|(_, port)| port.parse().ok()).unwrap_or_else(|| panic!("no port in {line:?}"));
+        Self { _kubectl: kubectl, port }
     }
 }

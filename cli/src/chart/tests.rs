@@ -212,17 +212,22 @@ fn more_than_one_controller_is_highly_available() {
     assert_eq!(of_kind(&one, "PodDisruptionBudget").len(), 0);
     let three = objects(json!({ "controller": { "replicas": 3 } }));
     assert_eq!(of_kind(&three, "PodDisruptionBudget")[0]["spec"]["maxUnavailable"], json!(1));
-    for (objects, replicas, unavailable, affinity) in [(&one, 1, 0, false), (&three, 3, 1, true)] {
+    for (objects, replicas, affinity) in [(&one, 1, false), (&three, 3, true)] {
         let spec = &of_kind(objects, "Deployment")[0]["spec"];
         assert_eq!(
             (&spec["replicas"], &spec["strategy"]["rollingUpdate"]["maxUnavailable"]),
-            (&json!(replicas), &json!(unavailable))
+            (&json!(replicas), &json!(0))
         );
         let apart = &spec["template"]["spec"]["affinity"]["podAntiAffinity"];
-        let node = &apart["requiredDuringSchedulingIgnoredDuringExecution"][0]["topologyKey"];
-        let zone = &apart["preferredDuringSchedulingIgnoredDuringExecution"][0]["podAffinityTerm"]["topologyKey"];
-        let expected = (json!("kubernetes.io/hostname"), json!("topology.kubernetes.io/zone"));
-        assert_eq!((node, zone) == (&expected.0, &expected.1), affinity);
+        // One node must be able to take them all.
+        assert!(apart["requiredDuringSchedulingIgnoredDuringExecution"].is_null());
+        let wishes = apart["preferredDuringSchedulingIgnoredDuringExecution"].as_array();
+        let wishes: Vec<_> =
+            wishes.into_iter().flatten().map(|wish| (&wish["weight"], &wish["podAffinityTerm"])).collect();
+        let keys: Vec<_> = wishes.iter().map(|(weight, term)| (*weight, &term["topologyKey"])).collect();
+        let expected =
+            [(json!(100), json!("kubernetes.io/hostname")), (json!(50), json!("topology.kubernetes.io/zone"))];
+        assert_eq!(keys == expected.each_ref().map(|(weight, key)| (weight, key)), affinity, "{keys:?}");
     }
     let notes = |given| render(given).expect("it renders").notes;
     assert!(notes(json!({})).contains("new pods are not meshed"));

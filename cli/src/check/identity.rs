@@ -1,9 +1,9 @@
 //! Owns the checks of trust: root and issuer are valid and will be, the Secret is whole, and the webhook's certificate is
 //! one that the API server accepts.
 //!
-//! Nothing secret is read where the controller's own figures tell as much: they are asked by port-forward.
+//! Nothing secret is read where the controller tells as much: it is asked by port-forward.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Check, some_of};
 use crate::{
@@ -12,8 +12,8 @@ use crate::{
         ApiError, Cluster, Forward,
         objects::{Secret, WebhookConfiguration},
     },
-    live::{self, Way},
-    output::units,
+    live::{self, TrustProblem, Way},
+    output::{plain, units},
 };
 
 /// Port of the controller with its figures, and with the webhook.
@@ -25,23 +25,26 @@ const NOTICE_S: u64 = 60 * 86_400;
 const NOTICE_UNKNOWN_S: u64 = 7 * 86_400;
 const SECRET: &str = "/api/v1/namespaces/lacewing/secrets/lacewing-root";
 const LOGS: &str = "see `kubectl -n lacewing logs deployment/lacewing-controller`";
+/// Matters of trust that somebody should see to, and that break nothing for a long while.
+const WORKS_ON: [&str; 3] = ["rotation", "issuer", "previous"];
 /// Name by which the API server calls the webhook.
 const WEBHOOK_NAME: &str = "lacewing-controller.lacewing.svc";
 
-/// The controller's figures about trust; times are Unix seconds.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What a controller tells about trust; times are Unix seconds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Trust {
     pub issuer_not_after: Option<u64>,
     pub root_not_after: Option<u64>,
-    pub problems: Option<u64>,
+    /// By a word for what each concerns.
+    pub problems: BTreeMap<String, TrustProblem>,
 }
 
-/// A controller's figures, by its pod; or why it did not give them.
+/// What a controller told, by its pod; or why it did not.
 type TrustOf = (String, Result<Trust, String>);
 
 pub struct Facts {
     pub now: u64,
-    /// Each controller's figures; or why nobody could be asked.
+    /// What each controller told; or why nobody could be asked.
     pub trust: Result<Vec<TrustOf>, ApiError>,
     pub secret: Result<Option<Secret>, ApiError>,
     /// Whether the handshake with each controller's webhook goes well under the caBundle.
@@ -62,7 +65,9 @@ pub async fn gather(cluster: &Cluster, now: u64) -> Facts {
     for pod in pods.iter().filter(|pod| pod.is_ready()) {
         let forward = |port| Forward::new(cluster, pod.namespace(), pod.name(), port);
         let way = Way::Forward(Arc::new(forward(ADMIN_PORT)));
-        trust.push((pod.name().to_owned(), live::metrics(&way).await.map(|text| read(&text))));
+        let told =
+            async { Ok(Trust { problems: live::trust_problems(&way).await?, ..read(&live::metrics(&way).await?) }) };
+        trust.push((pod.name().to_owned(), told.await));
         if let Some(bundle) = &bundle {
             let shaken = forward(WEBHOOK_PORT).shake_hands(bundle, WEBHOOK_NAME).await;
             webhooks.push((pod.name().to_owned(), shaken));
@@ -81,7 +86,7 @@ fn read(metrics: &str) -> Trust {
     Trust {
         issuer_not_after: figure("lacewing_controller_trust_issuer_not_after_seconds"),
         root_not_after: figure("lacewing_controller_trust_root_not_after_seconds"),
-        problems: figure("lacewing_controller_trust_problems"),
+        problems: BTreeMap::new(),
     }
 }
 
@@ -106,15 +111,20 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         (true, None) => Check::bad("root and issuer are valid", "no controller is ready to be asked", LOGS).mild(),
         (false, _) => validity(&told, own, facts.now),
     });
-    if let Some(problems) = told.iter().filter_map(|trust| trust.problems).max() {
-        let description = "the controller sees no problem with its certificates";
-        checks.push(match problems {
-            0 => Check::good(description),
-            _ => Check::bad(description, format!("it sees {problems}"), LOGS).mild(),
-        });
-    }
+    checks.extend((!told.is_empty()).then(|| problems(&told)));
     checks.extend((!facts.webhooks.is_empty()).then(|| webhook(&facts.webhooks)));
     checks
+}
+
+/// What is wrong by the controllers' own account. A controller that starts anew would have nothing to go on with.
+fn problems(told: &[&Trust]) -> Check {
+    let description = "the controller can use what is kept of trust";
+    let all: BTreeMap<&String, &TrustProblem> = told.iter().flat_map(|trust| &trust.problems).collect();
+    let Some(first) = all.values().next() else { return Check::good(description) };
+    let said = |problem: &&TrustProblem| plain(&format!("{}: {}; {}", problem.place, problem.cause, problem.in_force));
+    let message = all.values().map(said).collect::<Vec<_>>().join("; ");
+    let check = Check::bad(description, message, first.way_out.as_deref().map_or_else(|| LOGS.to_owned(), plain));
+    if all.keys().all(|matter| WORKS_ON.contains(&matter.as_str())) { check.mild() } else { check }
 }
 
 fn validity(told: &[&Trust], own: Option<bool>, now: u64) -> Check {
@@ -216,12 +226,24 @@ mod tests {
         ))
     }
 
+    fn problem(way_out: Option<&str>) -> TrustProblem {
+        TrustProblem {
+            place: "Secret lacewing/lacewing-root".to_owned(),
+            cause: "tls.crt expired".to_owned(),
+            way_out: way_out.map(str::to_owned),
+            in_force: "the last good one stays in use".to_owned(),
+        }
+    }
+
+    fn trust(issuer_days: u64, problems: &[(&str, TrustProblem)]) -> Trust {
+        let problems = problems.iter().map(|(matter, problem)| ((*matter).to_owned(), problem.clone())).collect();
+        Trust { issuer_not_after: Some(issuer_days * DAY), root_not_after: Some(4_000 * DAY), problems }
+    }
+
     fn facts(issuer_days: u64, own: bool) -> Facts {
-        let trust =
-            Trust { issuer_not_after: Some(issuer_days * DAY), root_not_after: Some(4_000 * DAY), problems: Some(0) };
         Facts {
             now: DAY,
-            trust: Ok(vec![("c-1".to_owned(), Ok(trust))]),
+            trust: Ok(vec![("c-1".to_owned(), Ok(trust(issuer_days, &[])))]),
             secret: made(&["tls.crt", "tls.key", "ca.crt"], own),
             webhooks: vec![("c-1".to_owned(), Ok(()))],
         }
@@ -230,8 +252,8 @@ mod tests {
     #[test]
     fn figures_are_read_from_the_metrics() {
         let text = "# TYPE x gauge\nlacewing_controller_trust_issuer_not_after_seconds 1795348800\n\
-                    lacewing_controller_trust_problems 2\nlacewing_controller_trust_problems_other 7\n";
-        let expected = Trust { issuer_not_after: Some(1_795_348_800), root_not_after: None, problems: Some(2) };
+                    lacewing_controller_trust_root_not_after_seconds_other 7\n";
+        let expected = Trust { issuer_not_after: Some(1_795_348_800), ..Trust::default() };
         assert_eq!(read(text), expected);
     }
 
@@ -256,14 +278,23 @@ mod tests {
         one_is(&judge(&silent), Warning, &["c-1 cannot be asked: refused", "pods/portforward"]);
         let strange = Facts { webhooks: vec![("c-1".to_owned(), Err("unknown issuer".to_owned()))], ..facts(30, true) };
         one_is(&judge(&strange), Error, &["c-1: unknown issuer"]);
-        let trust = Trust {
-            problems: Some(1),
-            ..Trust { issuer_not_after: Some(30 * DAY), root_not_after: Some(4_000 * DAY), problems: Some(0) }
-        };
-        one_is(
-            &judge(&Facts { trust: Ok(vec![("c".to_owned(), Ok(trust))]), ..facts(30, true) }),
-            Warning,
-            &["it sees 1"],
-        );
+    }
+
+    #[test]
+    fn what_the_controller_cannot_use_is_named_with_what_mends_it() {
+        let table = [
+            (
+                vec![("kept", problem(Some("`kubectl mend it`")))],
+                Error,
+                ["lacewing/lacewing-root: tls.crt expired; the last good one stays", "`kubectl mend it`"],
+            ),
+            (vec![("own", problem(None))], Error, ["tls.crt expired", "kubectl -n lacewing logs"]),
+            (vec![("issuer", problem(None))], Warning, ["tls.crt expired", "kubectl -n lacewing logs"]),
+            (vec![("issuer", problem(None)), ("something-new", problem(None))], Error, ["expired", "logs"]),
+        ];
+        for (problems, result, parts) in table {
+            let told = [("c-1".to_owned(), Ok(trust(30, &[]))), ("c-2".to_owned(), Ok(trust(30, &problems)))];
+            one_is(&judge(&Facts { trust: Ok(told.into()), ..facts(30, true) }), result, &parts);
+        }
     }
 }

@@ -84,14 +84,10 @@ pub fn judge(facts: &Facts) -> Vec<Check> {
         // Nothing that follows would mean anything: not knowing must not look like success.
         Err(error) => return vec![Check { result: Outcome::Error, ..Check::unknown(installed, error) }],
     };
-    vec![
-        Check::good(installed),
-        objects(&facts.objects),
-        available(deployment, &facts.pods),
-        version(deployment, facts.client),
-        endpoints(&facts.slices),
-        webhook(&facts.webhook),
-    ]
+    let mut checks = vec![Check::good(installed), objects(&facts.objects), available(deployment, &facts.pods)];
+    checks.extend(facts.pods.as_ref().ok().filter(|pods| pods.len() > 1).map(|pods| apart(pods)));
+    checks.extend([version(deployment, facts.client), endpoints(&facts.slices), webhook(&facts.webhook)]);
+    checks
 }
 
 fn objects(objects: &[(&'static str, Known<bool>)]) -> Check {
@@ -127,6 +123,20 @@ fn available(deployment: &Deployment, pods: &Known<Vec<Pod>>) -> Check {
     let fix = "see `kubectl -n lacewing describe pods` and `kubectl -n lacewing logs deployment/lacewing-controller`";
     let check = Check::bad(description, message, fix);
     if ready > 0 { check.mild() } else { check }
+}
+
+/// Several replicas on one node end with it.
+fn apart(pods: &[Pod]) -> Check {
+    let description = "its replicas are not all on one node";
+    let mut nodes = pods.iter().map(|pod| pod.spec.node_name.as_deref());
+    match nodes.next().flatten() {
+        Some(first) if nodes.all(|node| node == Some(first)) => {
+            let message = format!("all {} are on {first}, and end with it", pods.len());
+            let fix = "with another node there: `kubectl -n lacewing rollout restart deployment/lacewing-controller`";
+            Check::bad(description, message, fix).mild()
+        }
+        _ => Check::good(description),
+    }
 }
 
 /// What the Deployment's conditions say of a failure, as where pods are refused.
@@ -230,6 +240,11 @@ mod tests {
         .expect("a pod")
     }
 
+    fn on(node: &str) -> Pod {
+        from_value(json!({ "metadata": { "name": "lacewing-controller-1" }, "spec": { "nodeName": node } }))
+            .expect("a pod")
+    }
+
     fn facts() -> Facts {
         Facts {
             deployment: Ok(Some(deployment(1, 1, "0.1.0"))),
@@ -245,6 +260,8 @@ mod tests {
     fn each_part_that_is_missing_is_named_with_what_mends_it() {
         use Outcome::{Error, Warning};
         all_good(&judge(&facts()));
+        all_good(&judge(&Facts { pods: Ok(vec![on("a")]), ..facts() }));
+        all_good(&judge(&Facts { pods: Ok(vec![on("a"), on("b"), on("a")]), ..facts() }));
         let forbidden =
             || ApiError::new(Cause::Forbidden, "you may not get roles").hint("`kubectl auth can-i get roles`");
         let table: Vec<(Facts, Outcome, &[&str])> = vec![
@@ -273,6 +290,7 @@ mod tests {
             ),
             (Facts { deployment: Ok(Some(deployment(1, 1, "0.2.0"))), ..facts() }, Warning, &["0.2.0", "mesh upgrade"]),
             (Facts { slices: Ok(vec![slice(false)]), ..facts() }, Error, &["no ready endpoint", "endpointslices"]),
+            (Facts { pods: Ok(vec![on("a"), on("a")]), ..facts() }, Warning, &["all 2 are on a", "rollout restart"]),
             (Facts { webhook: Ok(None), ..facts() }, Error, &["no pod gets a proxy", "mesh install"]),
             (Facts { webhook: Ok(Some(webhook(""))), ..facts() }, Error, &["no caBundle yet", "logs"]),
         ];

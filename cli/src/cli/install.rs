@@ -9,7 +9,7 @@ use clap::Args;
 #[command(after_help = "\
 Examples:
   mesh install | kubectl apply -f -         one controller
-  mesh install --ha | kubectl apply -f -    three, each on a node of its own
+  mesh install --ha | kubectl apply -f -    three, on different nodes where there are some
   mesh install -f values.yaml --set injector.failurePolicy=Fail | kubectl apply -f -
 
 Nothing is read from the cluster. The values are those of the Helm chart, and so is
@@ -22,7 +22,7 @@ pub struct Install {
 /// Values for the chart.
 #[derive(Args, Default)]
 pub struct Values {
-    /// Highly available: three controllers, each on a node of its own (--set controller.replicas=3)
+    /// Highly available: three controllers, on different nodes where there are some (--set controller.replicas=3)
     #[arg(long)]
     pub ha: bool,
     /// A YAML file of values; - reads standard input. Of two values for one key the later wins, and --set over files

@@ -31,6 +31,7 @@ pub struct Pod {
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodSpec {
+    pub node_name: Option<String>,
     pub host_network: bool,
     pub containers: Vec<Container>,
     pub init_containers: Vec<Container>,
@@ -287,6 +288,7 @@ pub struct TargetRef {
 pub struct EndpointPort {
     pub name: Option<String>,
     pub port: Option<u16>,
+    pub protocol: Option<String>,
 }
 
 /// A MutatingWebhookConfiguration.

@@ -115,7 +115,25 @@ async fn endpoints(
             cluster.namespace()
         )));
     }
+    for note in not_carried(&service, *port) {
+        context.printer.note(&note);
+    }
     print(context, &rows, output)
+}
+
+fn is_tcp(protocol: Option<&str>) -> bool {
+    protocol.unwrap_or("TCP") == "TCP"
+}
+
+/// What goes past the proxies, for people.
+fn not_carried(service: &Service, wanted: Option<u16>) -> Vec<String> {
+    let asked = service.spec.ports.iter().filter(|port| wanted.is_none_or(|wanted| wanted == port.port));
+    let others = asked.filter(|port| !is_tcp(port.protocol.as_deref()));
+    let said = others.map(|port| {
+        let protocol = plain(port.protocol.as_deref().unwrap_or_default());
+        format!("note: port {} is {protocol}; the mesh carries TCP: it works as without, in plain text", port.port)
+    });
+    said.collect()
 }
 
 fn endpoint_rows(
@@ -124,26 +142,20 @@ fn endpoint_rows(
     slices: &[EndpointSlice],
     pods: &[Pod],
 ) -> Result<Vec<EndpointRow>, Failure> {
-    let named = |wanted: u16| {
-        service
-            .spec
-            .ports
-            .iter()
-            .find(|port| port.port == wanted)
-            .map(|port| port.name.clone().unwrap_or_default())
-            .ok_or_else(|| {
-                let ports: Vec<String> = service.spec.ports.iter().map(|port| port.port.to_string()).collect();
-                Failure::error(format!("Service {} has no port {wanted}", service.metadata.name))
-                    .hint(format!("its ports are: {}", ports.join(", ")))
-            })
-    };
-    let port = port.map(named).transpose()?;
+    // One number may stand for two ports, as with DNS: one of TCP and one of UDP.
+    let asked = service.spec.ports.iter().filter(|asked| port.is_none_or(|wanted| wanted == asked.port));
+    let names: Vec<&str> = asked.map(|port| port.name.as_deref().unwrap_or_default()).collect();
+    if let (Some(wanted), true) = (port, names.is_empty()) {
+        let ports: Vec<String> = service.spec.ports.iter().map(|port| port.port.to_string()).collect();
+        return Err(Failure::error(format!("Service {} has no port {wanted}", service.metadata.name))
+            .hint(format!("its ports are: {}", ports.join(", "))));
+    }
     let meshed: BTreeMap<&str, bool> = pods.iter().map(|pod| (pod.name(), pod.is_meshed())).collect();
     let mut rows = Vec::new();
     for slice in slices {
-        let wanted =
-            |name: &Option<String>| port.as_ref().is_none_or(|wanted| name.as_deref().unwrap_or_default() == wanted);
+        let wanted = |name: &Option<String>| port.is_none() || names.contains(&name.as_deref().unwrap_or_default());
         for number in slice.ports.iter().filter(|port| wanted(&port.name)) {
+            let carried = is_tcp(number.protocol.as_deref());
             for endpoint in &slice.endpoints {
                 let pod = endpoint
                     .target_ref
@@ -156,7 +168,7 @@ fn endpoint_rows(
                         service: service.metadata.name.clone(),
                         ip: ip.clone(),
                         port: number.port,
-                        meshed: pod.as_deref().and_then(|pod| meshed.get(pod)).copied(),
+                        meshed: pod.as_deref().and_then(|pod| meshed.get(pod)).map(|meshed| *meshed && carried),
                         pod: pod.clone(),
                         ready: endpoint.conditions.ready != Some(false),
                     });
@@ -387,6 +399,29 @@ mod tests {
         assert_eq!(endpoint_rows(&service, None, &slices, &[]).expect("rows").len(), 4);
         let failure = endpoint_rows(&service, Some(81), &slices, &[]).expect_err("no such port").to_string();
         assert!(failure.contains("has no port 81") && failure.contains("its ports are: 80, 90"), "{failure}");
+        assert_eq!(not_carried(&service, None), [""; 0]);
+    }
+
+    #[test]
+    fn a_port_of_udp_is_not_in_the_mesh_even_where_tcp_has_the_same_number() {
+        let service: Service = from_value(json!({ "metadata": { "name": "dns" }, "spec": { "ports": [
+            { "name": "tcp", "port": 53, "protocol": "TCP" }, { "name": "udp", "port": 53, "protocol": "UDP" },
+            { "name": "more", "port": 54, "protocol": "SCTP" }] } }))
+        .expect("a service");
+        let slice: EndpointSlice = from_value(json!({
+            "ports": [{ "name": "tcp", "port": 5353, "protocol": "TCP" }, { "name": "udp", "port": 5353, "protocol": "UDP" }],
+            "endpoints": [{ "addresses": ["10.0.0.7"], "targetRef": { "kind": "Pod", "name": "dns-1" } }],
+        }))
+        .expect("a slice");
+        let pod: Pod = from_value(
+            json!({ "metadata": { "name": "dns-1", "annotations": { "lacewing.dev/proxy-version": "1" } } }),
+        )
+        .expect("a pod");
+        let rows = endpoint_rows(&service, Some(53), &[slice], &[pod]).expect("rows");
+        assert_eq!(rows.iter().map(|row| row.meshed).collect::<Vec<_>>(), [Some(true), Some(false)]);
+        let notes = not_carried(&service, Some(53));
+        assert!(notes.len() == 1 && notes[0].contains("port 53 is UDP"), "{notes:?}");
+        assert!(not_carried(&service, None)[1].contains("port 54 is SCTP"));
     }
 
     #[test]

@@ -154,8 +154,7 @@ impl Keeper {
         let previous = self.store.previous().await;
         if let Err(error @ StoreError::Unusable { .. }) = &previous {
             let in_force = "certificates under roots that were replaced are refused".to_owned();
-            let problem = Problem { place: self.store.place(), cause: error.to_string(), in_force };
-            self.identity.note(Matter::Previous, Err(problem));
+            self.identity.note(Matter::Previous, Err(Problem { in_force, ..self.wrong(error) }));
             return Ok(None);
         }
         self.done.previous = previous.as_ref().ok().cloned().flatten();
@@ -211,17 +210,22 @@ impl Keeper {
         let asked = *self.done.asked.get_or_insert_with(Instant::now);
         let registration = injector::sync(cluster, bundle, leads).await;
         self.done.registered = registration == Registration::Known;
-        let (cause, is_waited_for) = match registration {
-            Registration::Known => (None, false),
-            Registration::Absent => {
-                let cause = "no webhook is registered, so no pod is injected; install the mesh anew (`mesh install | kubectl apply -f -`)";
-                (Some(cause.to_owned()), false)
-            }
-            Registration::Unknown(why) => (Some(why), asked.elapsed() < REGISTRATION_PATIENCE),
+        let problem = |cause: String, way_out: Option<&str>| Problem {
+            place: "MutatingWebhookConfiguration lacewing-injector".to_owned(),
+            cause,
+            way_out: way_out.map(str::to_owned),
+            in_force: "new pods may come up without a proxy".to_owned(),
         };
-        let place = "MutatingWebhookConfiguration lacewing-injector".to_owned();
-        let in_force = "new pods may come up without a proxy".to_owned();
-        self.identity.note(Matter::Injector, cause.map_or(Ok(()), |cause| Err(Problem { place, cause, in_force })));
+        let (outcome, is_waited_for) = match registration {
+            Registration::Known => (Ok(()), false),
+            Registration::Absent => {
+                let way_out = "install the mesh anew: `mesh install | kubectl apply -f -`";
+                let cause = "no webhook is registered, so no pod is injected".to_owned();
+                (Err(problem(cause, Some(way_out))), false)
+            }
+            Registration::Unknown(why) => (Err(problem(why, None)), asked.elapsed() < REGISTRATION_PATIENCE),
+        };
+        self.identity.note(Matter::Injector, outcome);
         if !is_waited_for {
             self.identity.announced();
         }
@@ -252,17 +256,18 @@ impl Keeper {
     }
 
     fn problem(&self, cause: &dyn std::fmt::Display, in_force: &str) -> Problem {
-        Problem { place: self.store.place(), cause: cause.to_string(), in_force: in_force.to_owned() }
+        let (place, in_force) = (self.store.place(), in_force.to_owned());
+        Problem { place, cause: cause.to_string(), way_out: None, in_force }
     }
 
     fn wrong(&self, error: &StoreError) -> Problem {
         let in_force = if self.identity.kept().is_some() { LAST_GOOD } else { "no certificate can be issued" };
-        let (place, cause) = match error {
-            StoreError::File { path, error } => (path.display().to_string(), error.to_string()),
-            StoreError::Unusable { place, error, way_out } => (place.clone(), format!("{error}; {way_out}")),
-            StoreError::Api { place, why } => (place.clone(), why.clone()),
+        let (place, cause, way_out) = match error {
+            StoreError::File { path, error } => (path.display().to_string(), error.to_string(), None),
+            StoreError::Unusable { place, error, way_out } => (place.clone(), error.to_string(), Some(way_out.clone())),
+            StoreError::Api { place, why } => (place.clone(), why.clone(), None),
         };
-        Problem { place, cause, in_force: in_force.to_owned() }
+        Problem { place, cause, way_out, in_force: in_force.to_owned() }
     }
 }
 

@@ -54,9 +54,8 @@ impl Secrets {
     fn unusable(&self, error: lacewing_identity::Error) -> StoreError {
         let namespace = &self.namespace;
         let way_out = format!(
-            "mend it (cert-manager: `kubectl -n {namespace} describe certificate`), or for a root that the mesh makes \
-             itself: `kubectl -n {namespace} delete secret {ROOT_SECRET}` and `kubectl -n {namespace} rollout restart \
-             deployment lacewing-controller`"
+            "put a right one in its place (cert-manager: `kubectl -n {namespace} describe certificate`), or go back to the \
+             mesh's own: `kubectl -n {namespace} delete secret {ROOT_SECRET}`; there is nothing to restart"
         );
         StoreError::Unusable { place: self.place(), error, way_out }
     }

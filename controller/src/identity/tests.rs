@@ -59,6 +59,11 @@ async fn look(keeper: &mut Keeper, now: u64) {
     keeper.start().await.unwrap();
 }
 
+/// What is wrong, as it is listed.
+pub(super) fn problems(keeper: &Keeper) -> Vec<Problem> {
+    keeper.identity.problems().into_values().collect()
+}
+
 fn file(temp: &TempDir, name: &str) -> String {
     fs::read_to_string(temp.0.join("state").join(name)).unwrap()
 }
@@ -92,8 +97,8 @@ async fn a_damaged_root_is_never_replaced_in_silence() {
     // Who runs already goes on, and says so.
     look(&mut running, NOW + DAY).await;
     assert_eq!(running.identity.unready(NOW + DAY), None);
-    let [problem] = &running.identity.problems()[..] else { panic!("one problem") };
-    assert!(problem.file.contains(AUTHORITY_FILE) && problem.in_force.contains("last good"), "{problem}");
+    let [problem] = &problems(&running)[..] else { panic!("one problem") };
+    assert!(problem.place.contains(AUTHORITY_FILE) && problem.in_force.contains("last good"), "{problem}");
     fs::write(&path, good).unwrap();
     look(&mut running, NOW + DAY).await;
     assert!(running.identity.problems().is_empty());
@@ -134,13 +139,13 @@ async fn without_the_roots_key_the_issuer_serves_to_its_end() {
     let late = NOW + 300 * DAY;
     look(&mut keeper, late).await;
     assert_eq!(keeper.identity.unready(late), None);
-    let [problem] = &keeper.identity.problems()[..] else { panic!("one problem") };
+    let [problem] = &problems(&keeper)[..] else { panic!("one problem") };
     assert!(problem.cause.contains("sign a new issuer"), "{problem}");
     look(&mut keeper, NOW + 400 * DAY).await;
     assert_eq!(file(&temp, AUTHORITY_FILE), before);
     assert!(keeper.identity.unready(NOW + 400 * DAY).is_some());
     let problems = keeper.identity.problems();
-    assert!(problems.iter().any(|problem| problem.cause.contains("issuer ended")), "{problems:?}");
+    assert!(problems.values().any(|problem| problem.cause.contains("issuer ended")), "{problems:?}");
 }
 
 #[tokio::test]

@@ -38,6 +38,7 @@ impl Asker {
         self.follow_as(publisher, "web", query).unwrap()
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "questions are made where they are asked")]
     fn follow_as(&mut self, publisher: &Publisher, name: &str, query: Query) -> Result<Followed, String> {
         let number = self.next;
         self.next += 1;

@@ -60,6 +60,7 @@ impl Server<'_> {
         let (code, again) = self.ask("POST", &self.leases(), JSON, &self.lease("once", "b"));
         assert_eq!((code, &again["reason"]), (409, &json!("AlreadyExists")));
         let mut next = self.lease("once", "b");
+        assert_eq!(self.ask("PUT", &path, JSON, &next).0, 422, "a Lease is replaced by version only");
         next["metadata"]["resourceVersion"] = first.to_string().into();
         let (code, replaced) = self.ask("PUT", &path, JSON, &next);
         assert_eq!((code, &replaced["spec"]["holderIdentity"]), (200, &json!("b")), "{replaced}");
@@ -114,11 +115,12 @@ impl Server<'_> {
     fn watches_go_on_from_a_list_and_end_in_time(&self) {
         let listed = version(&self.ask("GET", &self.leases(), JSON, &Value::Null).1);
         let mut lease = self.lease("watched", "a");
-        self.ask("POST", &self.leases(), JSON, &lease);
+        let (_, made) = self.ask("POST", &self.leases(), JSON, &lease);
         let path = format!("{}/watched", self.leases());
         lease["spec"]["holderIdentity"] = "b".into();
-        self.ask("PUT", &path, JSON, &lease);
-        self.ask("DELETE", &path, JSON, &Value::Null);
+        lease["metadata"]["resourceVersion"] = version(&made).to_string().into();
+        assert_eq!(self.ask("PUT", &path, JSON, &lease).0, 200);
+        assert_eq!(self.ask("DELETE", &path, JSON, &Value::Null).0, 200);
         let how = format!("watch=1&allowWatchBookmarks=true&timeoutSeconds=2&resourceVersion={listed}");
         let lines = self.watch(&format!("{}?{how}", self.leases()));
         let (marks, changes): (Vec<_>, Vec<_>) = lines.iter().partition(|line| line["type"] == "BOOKMARK");

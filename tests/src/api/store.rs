@@ -214,7 +214,12 @@ impl Store {
         let key = target.key(&name);
         let current = self.objects.get(&key).ok_or_else(|| missing(target, &name))?;
         let (given, found) = (&object["metadata"]["resourceVersion"], &current["metadata"]["resourceVersion"]);
-        if given.as_str().is_some_and(|given| !given.is_empty()) && given != found {
+        let unconditional = given.as_str().is_none_or(str::is_empty);
+        // Each kind has its own mind about that: what is older, such as Secrets, may be replaced whatever its version is.
+        if unconditional && target.kind == "Lease" {
+            return Err(status(422, "Invalid", "metadata.resourceVersion: must be specified for an update"));
+        }
+        if !unconditional && given != found {
             return Err(status(
                 409,
                 "Conflict",

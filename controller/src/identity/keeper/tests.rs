@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use super::{
     super::{
         secrets::Secrets,
-        tests::{DAY, NOW, domain, keeper, set_time},
+        tests::{DAY, NOW, domain, keeper, problems, set_time},
     },
     *,
 };
@@ -271,8 +271,8 @@ async fn a_bad_secret_is_named_and_changes_nothing() {
     for part in ["has not been read", "tls.crt expired", "kubectl -n lacewing"] {
         assert!(why.contains(part), "{part}: {why}");
     }
-    let [problem] = &replica.identity.problems()[..] else { panic!("one problem") };
-    assert_eq!(problem.file, "Secret lacewing/lacewing-root");
+    let [problem] = &problems(&replica)[..] else { panic!("one problem") };
+    assert_eq!(problem.place, "Secret lacewing/lacewing-root");
     // Mended while it runs; bad again while it runs.
     api.swap(&given(NOW));
     look(&mut replica, NOW).await;
@@ -281,7 +281,7 @@ async fn a_bad_secret_is_named_and_changes_nothing() {
     expired.key = given(NOW).key;
     api.swap(&expired);
     look(&mut replica, NOW + 60).await;
-    let [problem] = &replica.identity.problems()[..] else { panic!("one problem") };
+    let [problem] = &problems(&replica)[..] else { panic!("one problem") };
     assert!(problem.cause.contains("key does not belong") && problem.in_force.contains("last good"), "{problem}");
     assert_eq!((replica.identity.unready(NOW), replica.identity.bundle().unwrap()), (None, good));
     assert_eq!(api.writes_to(ROOT), 0);
@@ -294,7 +294,7 @@ async fn a_wish_that_cannot_be_granted_is_said() {
     api.edit(ROOT, |secret| secret["metadata"]["annotations"] = json!({"lacewing.dev/rotate": "1"}));
     let mut replica = api.replica(true);
     look(&mut replica, NOW).await;
-    let [problem] = &replica.identity.problems()[..] else { panic!("one problem") };
+    let [problem] = &problems(&replica)[..] else { panic!("one problem") };
     assert!(problem.cause.contains("root's key is not here"), "{problem}");
     assert_eq!(api.writes_to(ROOT), 0);
 }
@@ -308,7 +308,7 @@ async fn what_vanishes_is_put_back_by_the_leader_if_it_was_ours() {
     let before = leader.identity.bundle().unwrap();
     api.objects.lock().remove(ROOT);
     look(&mut follower, NOW).await;
-    let [problem] = &follower.identity.problems()[..] else { panic!("one problem") };
+    let [problem] = &problems(&follower)[..] else { panic!("one problem") };
     assert!(problem.cause.contains("it is gone"), "{problem}");
     look(&mut leader, NOW).await;
     look(&mut follower, NOW).await;
@@ -326,7 +326,7 @@ async fn without_the_api_server_everything_goes_on() {
     look(&mut replica, NOW + DAY * 3 / 4).await;
     assert!(!Arc::ptr_eq(&first, &replica.identity.tls().unwrap()), "its own certificate is renewed");
     assert_eq!(replica.identity.unready(NOW + DAY * 3 / 4), None);
-    assert!(replica.identity.problems().iter().all(|problem| problem.cause.contains("connection refused")));
+    assert!(problems(&replica).iter().all(|problem| problem.cause.contains("connection refused")));
     let mut late = api.replica(false);
     look(&mut late, NOW).await;
     assert!(late.identity.unready(NOW).unwrap().contains("connection refused"));
@@ -367,8 +367,8 @@ async fn the_registration_has_our_roots_whoever_takes_them_out() {
     assert_eq!(api.writes_to(INJECTOR), 3, "nothing is written that is there");
     api.objects.lock().remove(INJECTOR);
     look(&mut leader, NOW).await;
-    let [problem] = &leader.identity.problems()[..] else { panic!("one problem") };
-    assert!(problem.cause.contains("mesh install"), "{problem}");
+    let [problem] = &problems(&leader)[..] else { panic!("one problem") };
+    assert!(problem.to_string().contains("mesh install"), "{problem}");
 }
 
 fn unready(keeper: &Keeper) -> String {
@@ -405,8 +405,8 @@ async fn without_a_registration_nobody_calls_and_nothing_is_waited_for() {
         let mut leader = api.replica(true);
         look(&mut leader, NOW).await;
         assert_eq!(unready(&leader), "");
-        let [problem] = &leader.identity.problems()[..] else { panic!("one problem") };
-        assert!(problem.cause.contains("mesh install"), "{problem}");
+        let [problem] = &problems(&leader)[..] else { panic!("one problem") };
+        assert!(problem.to_string().contains("mesh install"), "{problem}");
     }
 }
 
@@ -425,7 +425,7 @@ async fn a_registration_that_cannot_be_written_is_waited_for_and_then_reported()
         sleep(FIRST_LOOK_INTERVAL).await;
     }
     assert!(began.elapsed() >= REGISTRATION_PATIENCE);
-    let [problem] = &identity.problems()[..] else { panic!("one problem") };
+    let [problem] = &identity.problems().into_values().collect::<Vec<_>>()[..] else { panic!("one problem") };
     assert!(problem.cause.contains("cannot write it") && problem.cause.contains("403"), "{problem}");
     api.no_right.store(false, Ordering::Relaxed);
     sleep(LOOK_INTERVAL).await;
