@@ -11,7 +11,7 @@ use std::{
 };
 
 use lacewing_crds::{
-    AddressType, Endpoint as SliceEndpoint, EndpointConditions, EndpointSlice, Kind, Name, Pod, Service, Transport,
+    AddressType, Endpoint as SliceEndpoint, EndpointConditions, EndpointSlice, Name, Pod, Service, Transport,
 };
 use lacewing_identity::{SpiffeId, TrustDomain};
 
@@ -75,7 +75,19 @@ pub fn endpoints(world: &World, trust_domain: &TrustDomain, backend: &Backend) -
         }
     }
     once_per_pod(&mut found, service.prefers_ipv6());
+    share_identities(&mut found);
     Endpoints::of(found.into_values().collect(), service.is_node_local())
+}
+
+/// Gives endpoints of the same identity, as replicas nearly always are, one copy of it.
+fn share_identities(found: &mut BTreeMap<SocketAddr, Candidate>) {
+    let mut last: Option<SpiffeId> = None;
+    for identity in found.values_mut().filter_map(|candidate| candidate.endpoint.identity.as_mut()) {
+        match &last {
+            Some(last) if last == identity => identity.clone_from(last),
+            _ => last = Some(identity.clone()),
+        }
+    }
 }
 
 /// Removes what is of the other family, of pods that are there in the preferred one.
@@ -184,7 +196,7 @@ enum Behind<'w> {
 /// # Errors
 /// Whether there is a proxy at the address cannot be known, so that it must not be spoken to: why.
 fn behind<'w>(world: &'w World, namespace: &str, listed: &SliceEndpoint, ip: IpAddr) -> Result<Behind<'w>, String> {
-    let Some(target) = listed.target_ref.as_ref().filter(|target| target.kind == Kind::Pod.as_str()) else {
+    let Some(target) = listed.target_ref.as_ref().filter(|target| target.is_pod) else {
         return match pods::holder(world, ip) {
             Holder::Nobody => Ok(Behind::NoPod),
             Holder::One(name, pod) => Ok(Behind::Pod(name, pod)),

@@ -47,8 +47,8 @@ pub const STREAMS_MAX: u32 = 16;
 /// Flow-control windows for what clients send, in bytes: their requests are small.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 256 * 1024;
-/// What is buffered for a peer that does not read, in bytes a stream.
-const SEND_BUFFER_MAX: usize = 64 * 1024;
+/// What is buffered for a peer that does not read, in bytes a stream: each has a list of frames that never becomes smaller.
+const SEND_BUFFER_MAX: usize = 4 * 1024;
 /// Pause after a failed accept (usually: no file descriptors), so that the loop cannot spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Connections that have not ended by themselves after GOAWAY are cut after this.

@@ -21,7 +21,8 @@ use crate::endpoints::addresses;
 #[derive(Default)]
 pub struct World {
     namespaces: BTreeMap<Arc<Name>, Namespace>,
-    pods: BTreeMap<Arc<Name>, Pod>,
+    /// In boxes: most of these objects are pods, and a tree has room for half as many again.
+    pods: BTreeMap<Arc<Name>, Box<Pod>>,
     services: BTreeMap<Arc<Name>, Service>,
     slices: BTreeMap<Arc<Name>, EndpointSlice>,
     slices_by_service: Lookup<Name>,
@@ -55,7 +56,7 @@ impl World {
             }
             Object::Pod(pod) => {
                 pod.own_ips().for_each(|ip| self.pods_by_ip.insert(ip, &name));
-                self.pods.insert(name, pod);
+                self.pods.insert(name, Box::new(pod));
             }
             Object::Service(service) => {
                 service.cluster_ips().for_each(|ip| self.services_by_ip.insert(ip, &name));
@@ -124,7 +125,7 @@ impl World {
     }
 
     pub fn pod(&self, name: &Name) -> Option<&Pod> {
-        self.pods.get(name)
+        self.pods.get(name).map(|pod| &**pod)
     }
 
     pub fn service(&self, name: &Name) -> Option<&Service> {
@@ -137,7 +138,7 @@ impl World {
     }
 
     pub fn pods(&self) -> impl Iterator<Item = (&Name, &Pod)> {
-        self.pods.iter().map(entry)
+        self.pods.iter().map(pod_entry)
     }
 
     pub fn services(&self) -> impl Iterator<Item = (&Name, &Service)> {
@@ -193,13 +194,13 @@ impl World {
     /// The pods whose status has this address as their own, in the order of their names. For a moment there may be
     /// several, as an address is used again before the object of its last owner is gone; who has it is `pods`' business.
     pub fn pods_by_ip(&self, ip: IpAddr) -> impl Iterator<Item = (&Name, &Pod)> {
-        self.pods_by_ip.get(&ip).iter().filter_map(|name| self.pods.get_key_value(name).map(entry))
+        self.pods_by_ip.get(&ip).iter().filter_map(|name| self.pods.get_key_value(name).map(pod_entry))
     }
 
     /// The pod that an endpoint of a slice in `namespace` points at. One that was deleted and made again under the
     /// same name is another pod.
     pub fn pod_of(&self, target: &TargetRef, namespace: &str) -> Option<(&Name, &Pod)> {
-        let (name, pod) = self.pods.get_key_value(&target.pod(namespace)?).map(entry)?;
+        let (name, pod) = self.pods.get_key_value(&target.pod(namespace)?).map(pod_entry)?;
         let same = match (&target.uid, &pod.metadata.uid) {
             (Some(wanted), Some(found)) => wanted == found,
             _ => true,
@@ -233,6 +234,10 @@ impl World {
 /// A name and what has it.
 fn entry<'a, T>((name, object): (&'a Arc<Name>, &'a T)) -> (&'a Name, &'a T) {
     (name, object)
+}
+
+fn pod_entry<'a>((name, pod): (&'a Arc<Name>, &'a Box<Pod>)) -> (&'a Name, &'a Pod) {
+    (name, pod)
 }
 
 /// What slices list: a pod by its name, or an address of whoever has it.

@@ -1,4 +1,4 @@
-//! The `scale` ring: one controller process, built for release, on its Kubernetes source, with a cluster of thousands of
+//! The `scale` ring: one controller process, as it ships, on its Kubernetes source, with a cluster of thousands of
 //! endpoints that changes a hundred times a second, and thousands of simulated proxies on real streams over mutual TLS.
 //! What it holds in memory, what it uses of a processor and how long a change takes to reach who follows it, for more
 //! and more proxies. It fails if a stream ends, if a proxy does not end at the truth, or if a limit is missed.

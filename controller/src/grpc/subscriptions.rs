@@ -26,8 +26,8 @@ use crate::{
 pub const SUBSCRIPTIONS_MAX: usize = 2_048;
 /// Most keys of one stream that wait for room to be followed.
 const WAITING_MAX: usize = 256;
-/// Most endpoints in one message: some 4 KiB, since each stream keeps a buffer for the largest that it has sent.
-pub const ENDPOINTS_PER_MESSAGE: usize = 16;
+/// Most endpoints in one message: some 1.5 KiB, since each stream keeps a buffer for the largest that it has sent.
+pub const ENDPOINTS_PER_MESSAGE: usize = 8;
 /// Most refusals that wait to be sent; while there are more, requests are not read.
 const REFUSALS_MAX: usize = 16;
 

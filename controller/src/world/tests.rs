@@ -133,7 +133,7 @@ fn a_slice_that_changes_its_service_moves() {
 fn a_target_reference_finds_only_the_same_pod() {
     let world = world(OBJECTS);
     let target = |kind: &str, namespace: Option<&str>, uid: Option<&str>| TargetRef {
-        kind: kind.to_owned(),
+        is_pod: kind == "Pod",
         name: "web-1".to_owned(),
         namespace: namespace.map(str::to_owned),
         uid: uid.map(str::to_owned),

@@ -18,6 +18,8 @@ pub use slice::{
     AddressType, Endpoint, EndpointConditions, EndpointHints, EndpointPort, EndpointSlice, Hint, TargetRef,
 };
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Deserializer};
 
 /// `null` reads as the default: what `kubectl` does with a key that has no value.
@@ -27,6 +29,12 @@ where
     T: Deserialize<'de> + Default,
 {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Whether a text is one of these: of most texts that say one of a few things, nobody needs more.
+pub(crate) fn one_of<'de, D: Deserializer<'de>>(deserializer: D, wanted: &[&str]) -> Result<bool, D::Error> {
+    let text = Option::<Cow<'_, str>>::deserialize(deserializer)?;
+    Ok(text.is_some_and(|text| wanted.contains(&&*text)))
 }
 
 #[cfg(test)]

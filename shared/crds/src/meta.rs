@@ -1,7 +1,7 @@
 //! Owns the metadata that every object carries. It refuses nothing: names are checked by whoever reads objects from a
 //! place where nobody checked them before.
 
-use std::{collections::BTreeMap, mem::take};
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde::{Deserialize, Deserializer};
 
@@ -45,18 +45,38 @@ impl ObjectMeta {
 }
 
 /// Labels or annotations, sorted by name, each name once. There are tens of thousands of these in a controller, of a few
-/// texts each: a tree would have room for eleven in its first node.
+/// short texts each: they lie in one piece.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Texts(Box<[(Box<str>, Box<str>)]>);
+pub struct Texts {
+    /// Name, text, name, text…
+    all: Box<str>,
+    /// Where each of them ends.
+    ends: Box<[u32]>,
+}
 
 impl Texts {
+    /// `sorted` by name, each name once.
+    fn of<'a>(sorted: impl Iterator<Item = (&'a str, &'a str)>) -> Self {
+        let (mut all, mut ends) = (String::new(), Vec::new());
+        for text in sorted.flat_map(|(name, text)| [name, text]) {
+            all.push_str(text);
+            ends.push(all.len() as u32);
+        }
+        Self { all: all.into(), ends: ends.into() }
+    }
+
     pub fn get(&self, name: &str) -> Option<&str> {
-        let at = self.0.binary_search_by(|(other, _)| (**other).cmp(name)).ok()?;
-        Some(&self.0[at].1)
+        self.iter().find_map(|(other, text)| (other == name).then_some(text))
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, text)| (&**name, &**text))
+        let mut from = 0;
+        let mut next = move |end: &u32| {
+            let text = &self.all[from..*end as usize];
+            from = *end as usize;
+            text
+        };
+        self.ends.as_chunks().0.iter().map(move |[name, text]| (next(name), next(text)))
     }
 
     /// A copy for those who share a way with texts from elsewhere.
@@ -65,17 +85,15 @@ impl Texts {
     }
 
     pub fn insert(&mut self, name: &str, text: &str) {
-        self.retain(|other| other != name);
-        let mut all = take(&mut self.0).into_vec();
-        all.push((name.into(), text.into()));
-        all.sort_unstable();
-        self.0 = all.into();
+        let mut all: BTreeMap<_, _> = self.iter().collect();
+        all.insert(name, text);
+        *self = Self::of(all.into_iter());
     }
 
     /// Keeps those whose names `wanted` wants.
     pub fn retain(&mut self, wanted: impl Fn(&str) -> bool) {
         if self.iter().any(|(name, _)| !wanted(name)) {
-            self.0 = take(&mut self.0).into_iter().filter(|(name, _)| wanted(name)).collect();
+            *self = Self::of(self.iter().filter(|(name, _)| wanted(name)));
         }
     }
 }
@@ -83,8 +101,8 @@ impl Texts {
 /// A name without a text (`note:`) has the empty one, as in Kubernetes.
 impl<'de> Deserialize<'de> for Texts {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let texts = BTreeMap::<Box<str>, Option<Box<str>>>::deserialize(deserializer)?;
-        Ok(Self(texts.into_iter().map(|(name, text)| (name, text.unwrap_or_default())).collect()))
+        let texts = BTreeMap::<Cow<'_, str>, Option<Cow<'_, str>>>::deserialize(deserializer)?;
+        Ok(Self::of(texts.iter().map(|(name, text)| (&**name, text.as_deref().unwrap_or_default()))))
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use crate::{ObjectMeta, Transport, nullable};
+use crate::{ObjectMeta, Transport, nullable, one_of};
 
 /// A Pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -41,12 +41,12 @@ impl Pod {
 
     /// All containers have ended for good. The status keeps the addresses, which others may get meanwhile.
     pub fn has_finished(&self) -> bool {
-        matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+        self.status.has_finished
     }
 
     /// The containers that run for as long as the pod: the ordinary ones and the native sidecars.
     pub fn long_running_containers(&self) -> impl Iterator<Item = &Container> {
-        let sidecars = self.spec.init_containers.iter().filter(|container| container.is_sidecar());
+        let sidecars = self.spec.init_containers.iter().filter(|container| container.is_sidecar);
         self.spec.containers.iter().chain(sidecars)
     }
 }
@@ -75,14 +75,17 @@ pub struct PodSpec {
 pub struct Container {
     #[serde(deserialize_with = "nullable")]
     pub ports: Box<[ContainerPort]>,
-    /// Set only on init containers; `Always` makes one a native sidecar.
-    pub restart_policy: Option<String>,
+    /// Only init containers say how they are restarted; `Always` makes one a native sidecar.
+    #[serde(rename = "restartPolicy", deserialize_with = "always")]
+    pub is_sidecar: bool,
 }
 
-impl Container {
-    fn is_sidecar(&self) -> bool {
-        self.restart_policy.as_deref() == Some("Always")
-    }
+fn always<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    one_of(deserializer, &["Always"])
+}
+
+fn finished<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    one_of(deserializer, &["Succeeded", "Failed"])
 }
 
 /// A port that a container declares.
@@ -100,7 +103,9 @@ pub struct ContainerPort {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PodStatus {
-    pub phase: Option<String>,
+    /// The phase is `Succeeded` or `Failed`.
+    #[serde(rename = "phase", deserialize_with = "finished")]
+    pub has_finished: bool,
     #[serde(rename = "podIP")]
     pub pod_ip: Option<IpAddr>,
     #[serde(rename = "podIPs", deserialize_with = "nullable")]

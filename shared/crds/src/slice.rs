@@ -1,9 +1,9 @@
 //! Owns the slim EndpointSlice (`discovery.k8s.io/v1`): which addresses serve a Service, on which ports, and whether
 //! they are ready.
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
-use crate::{Kind, Name, ObjectMeta, Transport, labels, nullable};
+use crate::{Kind, Name, ObjectMeta, Transport, labels, nullable, one_of};
 
 /// A part of the endpoints of one Service.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -95,17 +95,22 @@ pub struct Hint {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct TargetRef {
-    pub kind: String,
+    #[serde(rename = "kind", deserialize_with = "pod")]
+    pub is_pod: bool,
     pub name: String,
     /// Absent: the namespace of the slice.
     pub namespace: Option<String>,
     pub uid: Option<String>,
 }
 
+fn pod<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    one_of(deserializer, &[Kind::Pod.as_str()])
+}
+
 impl TargetRef {
     /// The pod that this points at from a slice in `namespace`; none if it is no pod.
     pub fn pod(&self, namespace: &str) -> Option<Name> {
         let namespace = self.namespace.as_deref().filter(|given| !given.is_empty()).unwrap_or(namespace);
-        (self.kind == Kind::Pod.as_str()).then(|| Name::new(namespace, &self.name))
+        self.is_pod.then(|| Name::new(namespace, &self.name))
     }
 }

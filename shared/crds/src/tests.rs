@@ -18,15 +18,16 @@ fn reads_a_pod_as_kubernetes_writes_it() {
         "ownerReferences":[{"kind":"X","name":"x"},{"kind":"ReplicaSet","name":"web-6d4","controller":true}]},
         "spec":{"serviceAccountName":"web","containers":[{"name":"web","image":"x","ports":[
         {"containerPort":8080,"name":"http","protocol":"TCP"},{"containerPort":53,"protocol":"UDP"}]}],
-        "initContainers":[{"name":"once"},{"name":"side","restartPolicy":"Always"}]},
+        "initContainers":[{"name":"once","ports":[{"containerPort":1}]},
+        {"name":"side","restartPolicy":"Always","ports":[{"containerPort":9090}]}]},
         "status":{"podIP":"10.0.0.1","podIPs":[{"ip":"10.0.0.1"},{"ip":"fd00::1"}],"phase":"Running"}}"#,
     );
     let ips: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
     assert_eq!(pod.ips().collect::<Vec<_>>(), ips);
     assert_eq!(pod.service_account(), "web");
     assert_eq!(pod.metadata.controller().unwrap().name, "web-6d4");
-    let running: Vec<_> = pod.long_running_containers().map(|container| container.name.as_str()).collect();
-    assert_eq!(running, ["web", "side"]);
+    let running = pod.long_running_containers().flat_map(|container| &container.ports);
+    assert_eq!(running.map(|port| port.container_port).collect::<Vec<_>>(), [8080, 53, 9090]);
     assert_eq!(pod.spec.containers[0].ports[1].protocol, Transport::Udp);
 }
 

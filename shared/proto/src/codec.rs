@@ -11,7 +11,7 @@ use tonic_prost::ProstCodec;
 const BUFFER: usize = 1_024;
 /// Messages that are ready are sent together once they have this many bytes. A call's buffer never becomes smaller again:
 /// the library's own 32 KiB would make it the most of what the controller holds for a proxy.
-const TOGETHER: usize = 2 * 1_024;
+const TOGETHER: usize = 1_024;
 
 /// [`ProstCodec`] with small buffers.
 #[derive(Debug)]

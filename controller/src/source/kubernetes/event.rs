@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use lacewing_crds::{Kind, Name, Object, ObjectKey, ObjectMeta, labels::OWN_PREFIXES};
+use lacewing_crds::{Kind, Name, Object, ObjectKey, ObjectMeta, Pod, labels::OWN_PREFIXES};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::Value;
 
@@ -196,8 +196,14 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> serde_json::Result<T> {
     serde_json::from_slice::<RawEvent<'_, T>>(bytes).map(|event| event.object)
 }
 
-/// Other people's annotations can be long (`last-applied-configuration` holds the whole object), and nobody reads them.
+/// Other people's annotations can be long (`last-applied-configuration` holds the whole object), and nobody reads them;
+/// nor the old name of a field whose new one is there.
 fn good(mut object: Object) -> Read {
+    if let Object::Pod(Pod { spec, .. }) = &mut object
+        && spec.service_account_name.as_deref().is_some_and(|name| !name.is_empty())
+    {
+        spec.service_account = None;
+    }
     metadata(&mut object).annotations.retain(|key| OWN_PREFIXES.iter().any(|prefix| key.starts_with(prefix)));
     Read::Object(object)
 }
