@@ -236,6 +236,7 @@ fn entry<'a, T>((name, object): (&'a Arc<Name>, &'a T)) -> (&'a Name, &'a T) {
     (name, object)
 }
 
+#[expect(clippy::borrowed_box, reason = "it is what the tree gives")]
 fn pod_entry<'a>((name, pod): (&'a Arc<Name>, &'a Box<Pod>)) -> (&'a Name, &'a Pod) {
     (name, pod)
 }

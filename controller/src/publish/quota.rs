@@ -86,7 +86,8 @@ mod tests {
         assert!(web.take(&one_more).is_err(), "somebody still follows it");
         web.give_back(&query(0));
         assert!(web.take(&one_more).is_ok());
-        drop((web, quotas.of(&id("another"))));
+        drop(web);
+        let _last = quotas.of(&id("last"));
         assert_eq!(quotas.0.lock().len(), 1, "nothing is remembered of who follows nothing");
     }
 }

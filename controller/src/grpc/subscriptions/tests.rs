@@ -179,7 +179,7 @@ fn values_that_nobody_read_are_never_sent() {
     for count in 1..=100 {
         fixture.apply(&slice("one", 0, count, "x"));
     }
-    assert_eq!(fixture.drain().len(), 1);
+    assert_eq!(fixture.drain().len(), 100_usize.div_ceil(ENDPOINTS_PER_MESSAGE), "one value");
     assert_eq!(fixture.held, fixture.truth());
     // There and back again is nothing new.
     fixture.apply(&slice("one", 0, 7, "x"));
