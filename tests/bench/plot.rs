@@ -101,9 +101,11 @@ fn draw(text: &mut String, x: &Scale, y: &Scale, line: &Line, number: usize) {
     for (point, (x, y)) in line.points.iter().zip(&places) {
         let _ = writeln!(text, "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"4\" fill=\"{colour}\"/>");
         let value = short(point.y);
+        // On the axis there are the numbers of its decades.
+        let (at, anchor) = if *x - LEFT < 12.0 { (x + 8.0, "start") } else { (*x, "middle") };
         let _ = writeln!(
             text,
-            "<text x=\"{x:.1}\" y=\"{:.1}\" style=\"fill:{colour}\" text-anchor=\"middle\">{value}</text>",
+            "<text x=\"{at:.1}\" y=\"{:.1}\" style=\"fill:{colour}\" text-anchor=\"{anchor}\">{value}</text>",
             y + shift
         );
     }

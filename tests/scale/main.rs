@@ -329,7 +329,6 @@ fn picture(rows: &[Row]) -> String {
         line("memory, MB", |row| row.rss_mb),
         line("processor, % of one", |row| row.cpu),
         line("propagation p99, ms", |row| row.p99_ms),
-        line("propagation p50, ms", |row| row.p50_ms),
     ];
     plot::svg("One controller: 10,000 endpoints, 100 changes a second", "proxies", "MB, %, ms", &lines)
 }
