@@ -3,7 +3,7 @@
 #![allow(clippy::print_stdout, reason = "figures")]
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     net::SocketAddr,
     time::{Duration, Instant},
 };
@@ -373,7 +373,7 @@ fn quick_connections_never_lose_their_handshake() {
             for _ in 0..20 {
                 let some: Vec<_> = (0..10).map(|_| tokio::spawn(greeted(to))).collect();
                 for one in some {
-                    took.push(one.await.unwrap());
+                    took.push(one.await.unwrap().expect("a greeting"));
                 }
             }
             took
@@ -409,12 +409,14 @@ fn lost_packets_do_not_turn_a_handshake_into_plain_text() {
             let all: Vec<_> = (0..100).map(|_| tokio::spawn(greeted(to))).collect();
             let mut took = Vec::new();
             for one in all {
-                took.push(one.await.unwrap());
+                took.extend(one.await.unwrap());
             }
             took
         })
     });
     world.meshed_server.host.heal();
+    // Each of three attempts has a second, in which one lost SYN is one too many: some connection in thousands has no luck.
+    assert!(took.len() >= 98, "{} greetings", took.len());
     let slowest = took.iter().max().unwrap();
     let again = world.meshed_client.metric("proxy_errors_total", &[]) as u64;
     println!(
@@ -443,14 +445,18 @@ fn a_late_handshake_is_still_one() {
     );
 }
 
-async fn greeted(to: SocketAddr) -> Duration {
+/// How long it took; none if the connection was closed without a word. Any other word is an error.
+async fn greeted(to: SocketAddr) -> Option<Duration> {
     let started = Instant::now();
     let talk = async {
         let mut socket = tokio::net::TcpStream::connect(to).await.unwrap();
         let mut words = [0; 9];
-        socket.read_exact(&mut words).await.unwrap();
-        assert_eq!(&words, b"220 ready");
+        match socket.read_exact(&mut words).await {
+            Ok(_) => assert_eq!(&words, b"220 ready"),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof && words == [0; 9] => return None,
+            Err(error) => panic!("{error}"),
+        }
+        Some(started.elapsed())
     };
-    tokio::time::timeout(PATIENCE, talk).await.expect("a greeting");
-    started.elapsed()
+    tokio::time::timeout(PATIENCE, talk).await.expect("a greeting")
 }
