@@ -78,8 +78,8 @@ impl Probes {
     }
 }
 
-/// Whether a probe says that the kubelet sends it. Nothing is allowed for that: whoever else asks the probe's path is a
-/// client, and counts as one.
+/// Whether a probe says that the kubelet sends it. Nothing is allowed for that; a client without a certificate that takes
+/// this name hides its requests for the probe's path from the metrics, no more.
 pub fn is_kubelets(probe: &Parts) -> bool {
     let agent = probe.headers.get(USER_AGENT);
     agent.is_some_and(|agent| KUBELET.iter().any(|name| agent.as_bytes().starts_with(name)))

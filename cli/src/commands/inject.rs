@@ -155,7 +155,11 @@ impl Task {
     fn namespace(&self, root: &mut Node) -> Result<Done, String> {
         match self {
             Self::Annotate(config) => {
-                let mut edit = Edit::new(root.value());
+                let before = root.value();
+                if let Some(done) = refuses(&before)? {
+                    return Ok(done);
+                }
+                let mut edit = Edit::new(before);
                 if !mark(&mut edit, config)? {
                     return Ok(Done::Skipped("it is marked already".to_owned()));
                 }
@@ -178,8 +182,8 @@ fn annotate(template: &mut Node, config: &BTreeMap<String, String>) -> Result<Do
     if removal::has_proxy(&before) {
         return Ok(Done::Skipped("it has its proxy already".to_owned()));
     }
-    if before["metadata"]["annotations"][labels::INJECT] == "disabled" {
-        return Ok(Done::Skipped(format!("{}: disabled", labels::INJECT)));
+    if let Some(done) = refuses(&before)? {
+        return Ok(done);
     }
     let mut edit = Edit::new(before);
     let changed = mark(&mut edit, config)?;
@@ -198,6 +202,20 @@ fn annotate(template: &mut Node, config: &BTreeMap<String, String>) -> Result<Do
         }
         Outcome::Skipped(skip) => Ok(Done::Skipped(skip.to_string())),
         Outcome::Refused(why) => Err(why),
+    }
+}
+
+/// Whether an object says that it does not want a proxy: then it gets no mark that says otherwise.
+///
+/// # Errors
+/// It says something that is neither yes nor no, or that is not there yet.
+fn refuses(object: &Value) -> Result<Option<Done>, String> {
+    let Some(said) = object["metadata"]["annotations"][labels::INJECT].as_str() else { return Ok(None) };
+    match said.parse() {
+        Ok(labels::Inject::Enabled) => Ok(None),
+        Ok(labels::Inject::Disabled) => Ok(Some(Done::Skipped(format!("{}: disabled", labels::INJECT)))),
+        Ok(labels::Inject::Ingress) => Err(format!("{}: ingress is not there yet: write enabled", labels::INJECT)),
+        Err(error) => Err(error.to_string()),
     }
 }
 

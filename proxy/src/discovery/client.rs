@@ -141,7 +141,7 @@ async fn open(
     }
 }
 
-/// The stream is closed: nothing can be sent.
+/// The stream is closed, or as good as that: nothing can be sent.
 struct Closed;
 
 struct Session<'a> {
@@ -188,8 +188,10 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Answers are not read meanwhile. A controller that waits for that, and reads nothing itself, is left.
     async fn send(&self, action: Action) -> Result<(), Closed> {
-        self.requests.send(WatchRequest { action: Some(action) }).await.map_err(|_| Closed)
+        let sent = timeout(CONTROL_TIMEOUT, self.requests.send(WatchRequest { action: Some(action) })).await;
+        sent.map_err(|_| Closed)?.map_err(|_| Closed)
     }
 
     /// Reports what is in force, as far as there is room now.

@@ -222,6 +222,15 @@ fn what_is_wrong_is_said_with_its_place_and_nothing_is_printed() {
                 .replace("ingress", "enabled, config.lacewing.dev/opaque-ports: '1'"),
             vec!["not honoured", "appProtocol"],
         ),
+        (
+            pod(", annotations: {lacewing.dev/inject: 'false'}"),
+            vec!["in.yaml:1", "lacewing.dev/inject", "\"false\"", "enabled, disabled or ingress"],
+        ),
+        (pod(", annotations: {lacewing.dev/inject: ingress}"), vec!["in.yaml:1", "ingress is not there yet"]),
+        (
+            "kind: Namespace\nmetadata: {name: a, annotations: {lacewing.dev/inject: disable}}\n".to_owned(),
+            vec!["in.yaml:1", "\"disable\""],
+        ),
         ("kind: Deployment\nmetadata: {name: x}\nspec: {}\n".to_owned(), vec!["spec.template is missing"]),
         ("kind: Pod\n".to_owned(), vec!["in.yaml:1: pod: spec.containers is missing"]),
         ("name: x\n".to_owned(), vec!["in.yaml:1: this is no Kubernetes object"]),
@@ -270,6 +279,12 @@ fn udp_foreign_sidecars_and_the_wish_to_be_left_alone() {
         let ran = inject_text(&text, false, &[]);
         assert!(ran.failure.is_none() && ran.said.contains(part), "{}", ran.said);
     }
+    let unwilling = "kind: Namespace\nmetadata: {name: a, annotations: {lacewing.dev/inject: disabled}}\n";
+    let ran = inject_text(unwilling, false, &[]);
+    assert_eq!(
+        (ran.out.as_str(), ran.said.as_str()),
+        (unwilling, "namespace \"a\" skipped: lacewing.dev/inject: disabled\n")
+    );
     let kept = uninject_text(&pod("{name: a}", "lacewing.dev/inject: disabled"));
     assert!(kept.said.contains("nothing of the mesh"), "{}", kept.said);
 }
