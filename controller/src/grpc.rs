@@ -102,8 +102,8 @@ impl<R: TokenReviewer> Control for Service<R> {
             retries,
             stopping: self.stopping.clone(),
         };
-        // Whoever writes to the proxy asks for the next answer once there is room for it: no task, and no queue in which
-        // answers grow old. It is dropped with its connection.
+        // Whoever writes to the proxy asks for the next answer: no task, and no queue in which answers grow old but for the
+        // one chunk that waits for the proxy to read. It is dropped with its connection.
         let answers = unfold(stream, |mut stream| async {
             let answer = stream.next().await?;
             Some((Ok(answer), stream))

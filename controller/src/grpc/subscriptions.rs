@@ -1,6 +1,6 @@
 //! Owns what one watch stream follows and what it was last sent: pure state, no I/O, no task.
 //!
-//! An answer is made only when there is room to send it, from the value of that moment; values in between are never
+//! An answer is made only when its writer asks for it, from the value of that moment; values in between are never
 //! made. Endpoints go out as a snapshot first, then as what changed against what *this* stream was last sent. What
 //! cannot be followed is answered `refused`, and the stream goes on; once there is room, it is followed after all.
 
