@@ -12,7 +12,7 @@ use lacewing_proxy::cidr::Cidr;
 use super::{Check, environment::CILIUM, install::controllers, some_of};
 use crate::cluster::{
     ApiError, Cluster,
-    objects::{EndpointSlice, IpBlock, Meta, NetworkPolicy, NetworkPolicyPeer, Pod, PortName, Rule, Selector},
+    objects::{EndpointSlice, IpBlock, Meta, NetworkPolicy, NetworkPolicyPeer, Pod, PortName, Rule, Selector, Service},
 };
 
 /// The controller's ports for proxies and for the API server.
@@ -20,10 +20,11 @@ const GRPC: Port = Port { number: 8080, protocol: "TCP" };
 const WEBHOOK: Port = Port { number: 8443, protocol: "TCP" };
 /// By it a proxy finds the controller.
 const DNS: Port = Port { number: 53, protocol: "UDP" };
-/// Where the API server listens, at its Service; its endpoints say where else.
-const API_SERVER_PORT: u16 = 443;
-const API_SERVER: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
-                          ?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
+/// Where the API server listens, where its Service and the endpoints of that cannot be read.
+const API_SERVER_PORTS: [u16; 2] = [443, 6443];
+const API_SERVER: &str = "/api/v1/namespaces/default/services/kubernetes";
+const API_SERVER_SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
+                                 ?labelSelector=kubernetes.io%2Fservice-name%3Dkubernetes";
 /// Label of the pods that answer DNS.
 const DNS_LABEL: (&str, &str) = ("k8s-app", "kube-dns");
 
@@ -35,22 +36,51 @@ pub struct Facts {
     /// All of them.
     pub pods: Known<Vec<Pod>>,
     pub controllers: Known<Vec<Pod>>,
-    /// Slices of the Service `kubernetes`; none if they may not be read.
-    pub server: Vec<EndpointSlice>,
+    pub server: Known<ApiServer>,
     /// Cilium does not take pods by their addresses.
     pub cilium: bool,
 }
 
+/// Where the API server is: every address of a door has every port of it.
+#[derive(Debug, Clone)]
+pub struct ApiServer {
+    /// As its Service has it.
+    front: Door,
+    /// As its endpoints have it.
+    behind: Door,
+}
+
+#[derive(Debug, Clone)]
+struct Door {
+    addresses: Vec<IpAddr>,
+    ports: Vec<u16>,
+}
+
+impl ApiServer {
+    fn new(service: &Service, slices: &[EndpointSlice]) -> Self {
+        let address = service.spec.cluster_ip.iter().filter_map(|address| address.parse().ok());
+        let ports = service.spec.ports.iter().map(|port| port.port);
+        let front = Door { addresses: address.collect(), ports: ports.collect() };
+        let addresses = slices.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
+        let addresses = addresses.filter_map(|address| address.parse().ok()).collect();
+        let ports = slices.iter().flat_map(|slice| &slice.ports).filter_map(|port| port.port).collect();
+        Self { front, behind: Door { addresses, ports } }
+    }
+}
+
 pub async fn gather(cluster: &Cluster) -> Facts {
-    let (policies, namespaces, pods, controllers, server, cilium) = tokio::join!(
+    let (policies, namespaces, pods, controllers, service, slices, cilium) = tokio::join!(
         cluster.list("/apis/networking.k8s.io/v1/networkpolicies"),
         cluster.list("/api/v1/namespaces"),
         cluster.list("/api/v1/pods"),
         controllers(cluster),
-        cluster.list(API_SERVER),
+        cluster.find::<Service>(API_SERVER),
+        cluster.list(API_SERVER_SLICES),
         cluster.find::<Meta>(CILIUM)
     );
-    let (server, cilium) = (server.unwrap_or_default(), matches!(cilium, Ok(Some(_))));
+    let server = service.and_then(|service| Ok(ApiServer::new(&service.unwrap_or_default(), &slices?)));
+    // That it could not be read is said where Cilium is the matter, in `environment.rs`.
+    let cilium = matches!(cilium, Ok(Some(_)));
     Facts { policies, namespaces, pods, controllers, server, cilium }
 }
 
@@ -98,7 +128,7 @@ struct Port {
 #[derive(Clone, Copy)]
 enum Other<'a> {
     Pod(&'a Pod),
-    /// It is no pod, and may come from other addresses than those it listens at.
+    /// It is no pod, and may come from other addresses than those (if known) it listens at.
     ApiServer(&'a [IpAddr]),
     /// Whom a rule names is not asked.
     Anybody,
@@ -133,20 +163,20 @@ impl<'a> Net<'a> {
             rules.iter().map(|rule| (policy.metadata.namespace.as_deref().unwrap_or_default(), rule))
         });
         let open =
-            rules.filter(|(_, rule)| opens(rule, port, target)).map(|(home, rule)| self.means(rule, home, other));
+            rules.filter(|(_, rule)| opens(rule, port, target)).map(|(home, rule)| self.means(rule, home, way, other));
         let open = open.max().unwrap_or(if policies.is_empty() { Open::Yes } else { Open::No });
         (open != Open::Yes).then(|| Held { open, way, who: who.to_owned(), policies })
     }
 
     /// Whether `rule` of a policy in the namespace `home` means `other`.
-    fn means(&self, rule: &Rule, home: &str, other: Other) -> Open {
+    fn means(&self, rule: &Rule, home: &str, way: Way, other: Other) -> Open {
         if rule.peers.is_empty() || matches!(other, Other::Anybody) {
             return Open::Yes;
         }
-        rule.peers.iter().map(|peer| self.is(peer, home, other)).max().unwrap_or(Open::No)
+        rule.peers.iter().map(|peer| self.is(peer, home, way, other)).max().unwrap_or(Open::No)
     }
 
-    fn is(&self, peer: &NetworkPolicyPeer, home: &str, other: Other) -> Open {
+    fn is(&self, peer: &NetworkPolicyPeer, home: &str, way: Way, other: Other) -> Open {
         match (other, &peer.ip_block) {
             (Other::Anybody, _) => Open::Yes,
             (Other::Pod(pod), Some(block)) => match pod.status.pod_ip.as_deref().map(str::parse) {
@@ -169,10 +199,15 @@ impl<'a> Net<'a> {
                 if in_namespace && selected { Open::Yes } else { Open::No }
             }
             (Other::ApiServer(addresses), Some(block)) => {
-                let all = addresses.iter().all(|address| holds(block, *address) == Some(true));
-                if all && !addresses.is_empty() { Open::Yes } else { Open::Unsure }
+                let all = |answer| addresses.iter().all(|address| holds(block, *address) == Some(answer));
+                let is = |answer| !addresses.is_empty() && all(answer);
+                match way {
+                    _ if is(true) => Open::Yes,
+                    Way::Out if is(false) => Open::No,
+                    _ => Open::Unsure,
+                }
             }
-            // A relay for it (konnectivity) may be a pod of another namespace, never one beside the controller.
+            // It, or a relay for it (konnectivity), may be a pod of another namespace, never one beside the controller.
             (Other::ApiServer(_), None) if peer.namespace_selector.is_some() => Open::Unsure,
             (Other::ApiServer(_), None) => Open::No,
         }
@@ -238,34 +273,53 @@ fn selects(selector: &Selector, object: &ObjectMeta) -> bool {
         })
 }
 
-fn api_server(net: &Net, controllers: &[Pod], slices: &[EndpointSlice]) -> Check {
+fn api_server(net: &Net, controllers: &[Pod], server: &Known<ApiServer>) -> Check {
     let description = "no NetworkPolicy stands between the API server and the controller";
-    let addresses: Vec<IpAddr> = slices
-        .iter()
-        .flat_map(|slice| &slice.endpoints)
-        .flat_map(|endpoint| &endpoint.addresses)
-        .filter_map(|address| address.parse().ok())
-        .collect();
-    let mut ports: Vec<u16> = slices.iter().flat_map(|slice| &slice.ports).filter_map(|port| port.port).collect();
-    ports.push(API_SERVER_PORT);
+    let unknown = API_SERVER_PORTS.map(|port| Door { addresses: Vec::new(), ports: vec![port] });
+    let doors = match server {
+        Ok(server) => [&server.front, &server.behind],
+        Err(_) => unknown.each_ref(),
+    };
     let mut held = Vec::new();
     for pod in controllers {
-        held.extend(net.held(pod, Way::In, Other::ApiServer(&addresses), WEBHOOK, "the API server"));
-        // Before or after the address of the Service is replaced: CNIs differ in when they look.
-        let out = ports.iter().map(|number| {
-            net.held(pod, Way::Out, Other::Anybody, Port { number: *number, protocol: "TCP" }, pod.name())
-        });
-        let out: Option<Vec<Held>> = out.collect();
-        held.extend(out.and_then(|mut held| held.pop()));
+        held.extend(net.held(pod, Way::In, Other::ApiServer(&doors[1].addresses), WEBHOOK, "the API server"));
+        held.extend(way_out(net, pod, doors));
     }
-    told(description, &held, |held| match held.way {
+    let why = server.as_ref().err().map(|error| format!("cannot be known: {error}"));
+    told(description, &held, |held| {
+        match held.way {
         Way::In => Words {
             what: "TCP 8443",
             mend: "let TCP 8443 in from everywhere: the API server is no pod that a selector could name",
-            unsure: "whether the API server is among those let in cannot be known from here",
+            unsure: format!(
+                "whether the API server is among those let in {}",
+                why.as_deref().unwrap_or("cannot be known from here")
+            ),
         },
-        Way::Out => Words { what: "TCP to the API server", mend: "let TCP 443 and 6443 out to everywhere", unsure: "" },
+        Way::Out => Words {
+            what: "TCP to the API server",
+            mend: "let TCP 443 and 6443 out to everywhere",
+            unsure: why.as_deref().map_or_else(
+                || "network plugins differ in whether they judge by the address and port of the Service `default/kubernetes` \
+                    or by those behind it, and it is open to a part of these"
+                    .to_owned(),
+                |why| format!("where the API server listens {why}"),
+            ),
+        },
+    }
     })
+}
+
+/// How the pod reaches the API server: surely only if every door is open to it, and not at all if none is.
+fn way_out<'a>(net: &Net<'a>, pod: &Pod, doors: [&Door; 2]) -> Option<Held<'a>> {
+    let ways = doors.iter().flat_map(|door| {
+        let ports = door.ports.iter().map(|number| Port { number: *number, protocol: "TCP" });
+        ports.map(|port| net.held(pod, Way::Out, Other::ApiServer(&door.addresses), port, pod.name()))
+    });
+    let ways: Vec<Option<Held>> = ways.collect();
+    let is_shut = ways.iter().all(|way| way.as_ref().is_some_and(|held| held.open == Open::No));
+    let open = if is_shut { Open::No } else { Open::Unsure };
+    ways.into_iter().flatten().next().map(|held| Held { open, ..held })
 }
 
 fn proxies(net: &Net, controllers: &[Pod], meshed: &[&Pod]) -> Check {
@@ -287,7 +341,7 @@ fn proxies(net: &Net, controllers: &[Pod], meshed: &[&Pod]) -> Check {
             Way::In => "let TCP 8080 in from the namespaces of meshed pods",
             Way::Out => "let TCP 8080 out to namespace lacewing",
         },
-        unsure: "only an ipBlock lets it through, which Cilium does not apply to pods",
+        unsure: "only an ipBlock lets it through, which Cilium does not apply to pods".to_owned(),
     })
 }
 
@@ -309,7 +363,7 @@ fn dns(net: &Net, meshed: &[&Pod], pods: &[Pod]) -> Check {
     told(description, &held, |_| Words {
         what: "UDP 53",
         mend: "let UDP and TCP 53 out to namespace kube-system: by DNS a proxy finds the controller",
-        unsure: "it is open, but not to the pods with the label k8s-app=kube-dns",
+        unsure: "it is open, but not to the pods with the label k8s-app=kube-dns".to_owned(),
     })
 }
 
@@ -319,7 +373,7 @@ struct Words {
     /// What to change in the policy.
     mend: &'static str,
     /// Why it is not known whether it passes.
-    unsure: &'static str,
+    unsure: String,
 }
 
 /// The worst of what is held, in words.

@@ -28,13 +28,15 @@ fn facts(policies: &[Value]) -> Facts {
     let controller = pod("lacewing", "lacewing-controller-1", "10.2.0.9", "controller", &grpc);
     let dns =
         pod("kube-system", "coredns-1", "10.2.0.53", "kube-dns", &json!([{ "containerPort": 53, "protocol": "UDP" }]));
-    let server = json!({ "endpoints": [{ "addresses": ["192.168.0.1"] }], "ports": [{ "port": 6443 }] });
+    let service = json!({ "spec": { "clusterIP": "10.96.0.1", "ports": [{ "port": 443 }] } });
+    let slice = json!({ "endpoints": [{ "addresses": ["192.168.0.1"] }], "ports": [{ "port": 6443 }] });
+    let slice: EndpointSlice = from_value(slice).expect("a slice");
     Facts {
         policies: Ok(policies.iter().map(|policy| from_value(policy.clone()).expect("a policy")).collect()),
         namespaces: Ok(["lacewing", "shop", "kube-system"].map(namespace).to_vec()),
         pods: Ok(vec![pod("shop", "web-1", "10.2.1.1", "web", &json!([])), controller.clone(), dns]),
         controllers: Ok(vec![controller]),
-        server: vec![from_value(server).expect("a slice")],
+        server: Ok(ApiServer::new(&from_value(service).expect("a service"), &[slice])),
         cilium: false,
     }
 }
@@ -174,20 +176,52 @@ fn the_api_server_is_no_pod() {
     one_is(&judge(&facts(&[from(&of("kube-system"))])), Warning, &unsure);
     one_is(&judge(&facts(&[from(&json!({ "ipBlock": { "cidr": "10.0.0.0/8" } }))])), Warning, &unsure);
     all_good(&judge(&facts(&[from(&json!({ "ipBlock": { "cidr": "192.168.0.0/24" } }))])));
-    let hidden = Facts { server: Vec::new(), ..facts(&[from(&json!({ "ipBlock": { "cidr": "192.168.0.0/24" } }))]) };
-    one_is(&judge(&hidden), Warning, &unsure);
-    // The way out of the controller: at the port of the Service or at the one behind it.
-    let out = |port: u16| {
-        let egress = json!([{ "ports": [{ "port": port }] }]);
-        policy("lacewing", &json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": egress }))
+    let hidden =
+        Facts { server: Err(forbidden()), ..facts(&[from(&json!({ "ipBlock": { "cidr": "192.168.0.0/24" } }))]) };
+    one_is(&judge(&hidden), Warning, &["may or may not let TCP 8443 in from the API server", "you may not list it"]);
+}
+
+#[test]
+fn the_way_to_the_api_server_is_by_its_service_and_by_what_is_behind_it() {
+    let out = |rules: Value| {
+        let spec = json!({ "podSelector": {}, "policyTypes": ["Egress"], "egress": rules });
+        facts(&[policy("lacewing", &spec)])
     };
-    all_good(&judge(&facts(&[out(6443)])));
-    all_good(&judge(&facts(&[out(443)])));
-    one_is(
-        &judge(&facts(&[out(80)])),
-        Error,
-        &["TCP to the API server out from lacewing-controller-1", "443 and 6443"],
-    );
+    let block = |cidr: &str| json!({ "ipBlock": { "cidr": cidr } });
+    let (service, behind) = (block("10.96.0.0/12"), block("192.168.0.1/32"));
+    for (rules, expected) in [
+        (json!([{ "ports": [{ "port": 443 }, { "port": 6443 }] }]), Success),
+        (json!([{ "to": [block("0.0.0.0/0")] }]), Success),
+        (json!([{ "to": [service, behind] }]), Success),
+        (json!([{ "to": [service], "ports": [{ "port": 443 }] }, { "to": [behind] }]), Success),
+        // A part of the ways: it depends on who judges.
+        (json!([{ "ports": [{ "port": 6443 }] }]), Warning),
+        (json!([{ "ports": [{ "port": 443 }] }]), Warning),
+        (json!([{ "to": [behind] }]), Warning),
+        (json!([{ "to": [service] }]), Warning),
+        (json!([{ "to": [{ "namespaceSelector": {} }] }]), Warning),
+        (json!([{ "ports": [{ "port": 80 }] }]), Error),
+        (json!([{ "to": [block("172.16.0.0/12")] }]), Error),
+        (json!([{ "to": [service], "ports": [{ "port": 6443 }] }]), Error),
+        (json!([{ "to": [{ "podSelector": {} }] }]), Error),
+    ] {
+        let checks = judge(&out(rules.clone()));
+        let checks = &checks[..1];
+        match expected {
+            Success => all_good(checks),
+            Warning => one_is(checks, Warning, &["may or may not let TCP to the API server out", "default/kubernetes"]),
+            _ => one_is(checks, Error, &["TCP to the API server out from lacewing-controller-1", "443 and 6443"]),
+        }
+        let blind = Facts { server: Err(forbidden()), ..out(rules.clone()) };
+        let [check, ..] = &judge(&blind)[..] else { panic!("{rules}") };
+        assert!(
+            check.result == expected || check.result == Warning,
+            "{rules}: {:?}",
+            told(std::slice::from_ref(check))
+        );
+    }
+    let blind = Facts { server: Err(forbidden()), ..out(json!([{ "to": [behind] }])) };
+    one_is(&judge(&blind)[..1], Warning, &["where the API server listens cannot be known: you may not list it"]);
 }
 
 #[test]
@@ -205,9 +239,12 @@ fn without_dns_a_proxy_does_not_find_the_controller() {
     one_is(&judge(&elsewhere), Warning, &["may or may not let UDP 53 out", "k8s-app=kube-dns"]);
 }
 
+fn forbidden() -> ApiError {
+    ApiError::new(crate::cluster::Cause::Forbidden, "you may not list it").hint("`kubectl auth`")
+}
+
 #[test]
 fn what_may_not_be_read_is_a_warning() {
-    let forbidden = || ApiError::new(crate::cluster::Cause::Forbidden, "you may not list it").hint("`kubectl auth`");
     one_is(&judge(&Facts { policies: Err(forbidden()), ..facts(&[]) }), Warning, &["you may not list it"]);
     one_is(&judge(&Facts { namespaces: Err(forbidden()), ..facts(&[]) }), Warning, &["you may not list it"]);
 }
