@@ -32,6 +32,9 @@ pub const KINDS: [(&str, &str, &str); 4] = [
     ("/apis/discovery.k8s.io/v1/endpointslices", "EndpointSlice", "discovery.k8s.io/v1"),
 ];
 
+/// Where an install registers the webhook: being ready waits for it.
+const INJECTOR: &str = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/lacewing-injector";
+
 /// The API server's memory.
 #[derive(Clone, Default)]
 pub struct Api(Arc<Mutex<Inner>>);
@@ -51,6 +54,9 @@ impl Api {
     pub fn serve(&self) -> SocketAddr {
         let (sender, address) = channel();
         let api = self.clone();
+        let injector =
+            json!({"metadata": {"name": "lacewing-injector"}, "webhooks": [{"name": "inject.lacewing.dev"}]});
+        self.0.lock().expect("nobody panics here").kept.insert(INJECTOR.to_owned(), injector);
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async move {

@@ -28,8 +28,9 @@ use crate::{cluster::Cluster, grpc::streams::Streams, publish::Publisher};
 const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 /// The same before all is there for the first time: nobody is served until then.
 const FIRST_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// For how long being ready waits for the API server to know the webhook's root. After that those who are meshed already
-/// are better served by a controller whose webhook fails, and says so, than by none.
+/// For how long being ready waits for the API server to know the webhook and its root: an install may create the webhook's
+/// registration after the controller. After that those who are meshed already are better served by a controller whose
+/// webhook fails, and says so, than by none.
 const REGISTRATION_PATIENCE: Duration = Duration::from_secs(30);
 /// Part of an issuer's life after which it should have been renewed by whoever renews it, in percent.
 const RENEWED_BY: u64 = 80;
@@ -216,17 +217,16 @@ impl Keeper {
             way_out: way_out.map(str::to_owned),
             in_force: "new pods may come up without a proxy".to_owned(),
         };
-        let (outcome, is_waited_for) = match registration {
-            Registration::Known => (Ok(()), false),
+        let outcome = match registration {
+            Registration::Known => Ok(()),
             Registration::Absent => {
                 let way_out = "install the mesh anew: `mesh install | kubectl apply -f -`";
-                let cause = "no webhook is registered, so no pod is injected".to_owned();
-                (Err(problem(cause, Some(way_out))), false)
+                Err(problem("no webhook is registered, so no pod is injected".to_owned(), Some(way_out)))
             }
-            Registration::Unknown(why) => (Err(problem(why, None)), asked.elapsed() < REGISTRATION_PATIENCE),
+            Registration::Unknown(why) => Err(problem(why, None)),
         };
         self.identity.note(Matter::Injector, outcome);
-        if !is_waited_for {
+        if self.done.registered || asked.elapsed() >= REGISTRATION_PATIENCE {
             self.identity.announced();
         }
     }

@@ -26,6 +26,14 @@ fn path(pod: &str) -> String {
     format!("/api/v1/namespaces/{NAMESPACE}/pods/{pod}")
 }
 
+/// An API server at which the webhook is registered.
+fn installed() -> Api {
+    let api = Api::start();
+    api.put(&json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "MutatingWebhookConfiguration",
+        "metadata": {"name": "lacewing-injector"}, "webhooks": [{"name": "inject.lacewing.dev"}]}));
+    api
+}
+
 /// A controller that reads `api`; it need not be ready.
 async fn controller(api: &Api) -> Controller {
     with(api, ProxySettings::default()).await
@@ -72,7 +80,7 @@ fn lists(api: &Api, of: &str) -> usize {
 
 #[tokio::test]
 async fn a_cluster_is_read_by_pages_and_followed() {
-    let api = Api::start();
+    let api = installed();
     for n in 0..600 {
         api.put(&service(&format!("service-{n}")));
     }
@@ -94,7 +102,7 @@ async fn a_cluster_is_read_by_pages_and_followed() {
 
 #[tokio::test]
 async fn a_broken_watch_goes_on_where_it_was_and_an_old_one_is_read_anew() {
-    let api = Api::start();
+    let api = installed();
     for n in ["one", "two"] {
         api.put(&pod(n, json!({})));
     }
@@ -117,7 +125,7 @@ async fn a_broken_watch_goes_on_where_it_was_and_an_old_one_is_read_anew() {
 
 #[tokio::test]
 async fn an_api_server_that_is_away_is_waited_for_and_nothing_is_forgotten() {
-    let api = Api::start();
+    let api = installed();
     api.put(&pod("one", json!({})));
     api.away(true);
     let controller = controller(&api).await;
@@ -136,13 +144,12 @@ async fn an_api_server_that_is_away_is_waited_for_and_nothing_is_forgotten() {
     api.put(&pod("two", json!({})));
     api.away(false);
     until("the change", async || there(&controller, "two")).await;
-    // What else is said is about the webhook, which nobody registered here.
     until("no such error", async || !controller.admin("/errors").await.contains("stays in force")).await;
 }
 
 #[tokio::test]
 async fn a_right_that_is_missing_is_named_and_nothing_is_answered_without() {
-    let api = Api::start();
+    let api = installed();
     api.refuse("/api/v1/pods", 403);
     let controller = controller(&api).await;
     until("the reason", async || {
@@ -156,7 +163,7 @@ async fn a_right_that_is_missing_is_named_and_nothing_is_answered_without() {
 
 #[tokio::test]
 async fn an_object_that_cannot_be_read_is_shown_and_stops_nobody() {
-    let api = Api::start();
+    let api = installed();
     let bad = |name| pod(name, json!({"status": {"podIP": "nowhere"}}));
     api.put(&bad("one"));
     api.put(&pod("two", json!({})));
@@ -175,7 +182,7 @@ async fn an_object_that_cannot_be_read_is_shown_and_stops_nobody() {
 
 #[tokio::test]
 async fn a_certificate_is_given_for_a_pods_token_that_the_api_server_knows() {
-    let api = Api::start();
+    let api = installed();
     let token = |audience: &str, pod: &str| Token {
         username: format!("system:serviceaccount:{NAMESPACE}:web"),
         audiences: vec![audience.to_owned()],
@@ -200,7 +207,7 @@ async fn a_certificate_is_given_for_a_pods_token_that_the_api_server_knows() {
 
 #[tokio::test]
 async fn the_chart_says_whom_pods_serve_where_nothing_is_annotated() {
-    let api = Api::start();
+    let api = installed();
     api.put(&pod("one", json!({})));
     for (values, mode) in
         [(r#"{"image":"x"}"#, "Permissive"), (r#"{"image":"x","annotations":{"inbound":"strict"}}"#, "Strict")]
@@ -215,7 +222,7 @@ async fn the_chart_says_whom_pods_serve_where_nothing_is_annotated() {
 
 #[tokio::test]
 async fn the_only_replica_leads() {
-    let api = Api::start();
+    let api = installed();
     let controller = controller(&api).await;
     until("it leads", async || controller.admin("/metrics").await.contains("\nlacewing_controller_leading 1\n")).await;
     let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/lacewing/leases/lacewing-controller").unwrap();

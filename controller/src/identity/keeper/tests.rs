@@ -397,16 +397,30 @@ async fn ready_is_whom_the_api_server_can_call() {
     assert!(unready(&late).contains("not there yet"), "{}", unready(&late));
 }
 
-#[tokio::test]
-async fn without_a_registration_nobody_calls_and_nothing_is_waited_for() {
+#[tokio::test(start_paused = true)]
+async fn a_registration_that_comes_after_the_controller_is_waited_for() {
     for gone in [Value::Null, json!([])] {
         let api = Api::new();
-        api.edit(INJECTOR, |object| object["webhooks"] = gone);
-        let mut leader = api.replica(true);
-        look(&mut leader, NOW).await;
-        assert_eq!(unready(&leader), "");
-        let [problem] = &problems(&leader)[..] else { panic!("one problem") };
-        assert!(problem.to_string().contains("mesh install"), "{problem}");
+        let installed = api.objects.lock()[INJECTOR]["webhooks"].clone();
+        api.edit(INJECTOR, |object| object["webhooks"] = gone.clone());
+        set_time(NOW);
+        let leader = api.replica(true);
+        let identity = leader.identity.clone();
+        let running = tokio::spawn(leader.run());
+        sleep(REGISTRATION_PATIENCE / 2).await;
+        assert!(identity.unready(NOW).is_some(), "nobody could be injected: {gone}");
+        let problems: Vec<_> = identity.problems().into_values().collect();
+        assert!(problems[0].to_string().contains("mesh install"), "{problems:?}");
+        if gone.is_null() {
+            api.edit(INJECTOR, |object| object["webhooks"] = installed);
+            sleep(FIRST_LOOK_INTERVAL * 2).await;
+            assert!(identity.problems().is_empty() && !api.ca_bundle().is_empty());
+        } else {
+            sleep(REGISTRATION_PATIENCE).await;
+            assert_eq!(identity.problems().len(), 1, "it is never registered, and said so");
+        }
+        assert_eq!(identity.unready(NOW), None);
+        running.abort();
     }
 }
 
