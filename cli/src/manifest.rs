@@ -10,6 +10,7 @@ pub mod tree;
 use std::{
     fs::{self, File},
     io::{self, Read},
+    mem,
     path::{Path, PathBuf},
 };
 
@@ -27,7 +28,12 @@ pub struct Document {
     pub file: String,
     /// Lines of the file before it.
     first_line: usize,
+    /// Documents with nothing but comments that stand between the one before and this.
+    before: String,
+    /// With the line of its marker, if it has one.
     text: String,
+    /// The same as `before`, at the end of the file.
+    after: String,
     pub root: Node,
     /// The text does not say any more what `root` is.
     pub changed: bool,
@@ -100,18 +106,28 @@ fn unreadable(path: &Path, error: &io::Error) -> Failure {
 /// # Errors
 /// It is no YAML, or has what could not be written back.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Document>, Failure> {
-    let mut documents = Vec::new();
+    let mut parts = Vec::new();
     let (mut start, mut first_line, mut at) = (0, 0, 0);
     for (number, line) in text.split_inclusive('\n').enumerate() {
         if number > 0 && is_marker(line) {
-            documents.push((first_line, &text[start..at]));
+            parts.push((first_line, &text[start..at]));
             (start, first_line) = (at, number);
         }
         at += line.len();
     }
-    documents.push((first_line, &text[start..]));
-    let held = documents.into_iter().filter(|(_, text)| !is_blank(text));
-    held.map(|(first_line, text)| Document::parse(file, first_line, text)).collect()
+    parts.push((first_line, &text[start..]));
+    let (mut documents, mut blank) = (Vec::<Document>::new(), String::new());
+    for (first_line, text) in parts {
+        if is_blank(text) {
+            blank.push_str(text);
+        } else {
+            documents.push(Document::parse(file, first_line, mem::take(&mut blank), text)?);
+        }
+    }
+    if let Some(last) = documents.last_mut() {
+        last.after = blank;
+    }
+    Ok(documents)
 }
 
 /// A marker stands nowhere but at the start of a line (YAML 1.2.2, 9.1.2).
@@ -124,13 +140,14 @@ fn is_blank(text: &str) -> bool {
 }
 
 impl Document {
-    fn parse(file: &str, first_line: usize, text: &str) -> Result<Self, Failure> {
+    fn parse(file: &str, first_line: usize, before: String, text: &str) -> Result<Self, Failure> {
         let root = tree::parse(text).map_err(|error| {
             let line = first_line + error.line.max(1);
             Failure::error(format!("{file}:{line}: {}", error.why))
                 .hint("nothing was printed; mend the file and try again")
         })?;
-        Ok(Self { file: file.to_owned(), first_line, text: text.to_owned(), root, changed: false })
+        let (file, text, after) = (file.to_owned(), text.to_owned(), String::new());
+        Ok(Self { file, first_line, before, text, after, root, changed: false })
     }
 
     /// `file:line`, for people.
@@ -138,17 +155,38 @@ impl Document {
         format!("{}:{}", self.file, self.first_line + 1)
     }
 
-    /// The document as text that ends with a line's end.
-    fn written(&self) -> String {
-        let spliced =
-            self.changed.then(|| splice::splice(&self.text, &self.root).unwrap_or_else(|| self.root.to_string()));
-        let text = spliced.as_ref().unwrap_or(&self.text).trim_end();
-        let rest = text.lines().next().filter(|line| is_marker(line)).map_or(text, |line| &text[line.len()..]);
-        format!("{}\n", rest.trim_start_matches(['\r', '\n']))
+    /// Puts what was edited into the text; false if the text had to be written anew, without its comments.
+    pub fn settle(&mut self) -> bool {
+        if !mem::take(&mut self.changed) {
+            return true;
+        }
+        let spliced = splice::splice(&self.text, &self.root);
+        let is_spliced = spliced.is_some();
+        self.text = spliced.unwrap_or_else(|| {
+            let marker = self.text.lines().next().filter(|line| is_marker(line)).map_or("", |_| "---\n");
+            format!("{marker}{}", self.root)
+        });
+        is_spliced
     }
 }
 
-/// All documents as one text.
+/// All documents, which are settled, as one text.
 pub fn write(documents: &[Document]) -> String {
-    documents.iter().map(Document::written).collect::<Vec<_>>().join("---\n")
+    let mut all = String::new();
+    for Document { before, text, after, .. } in documents {
+        if !all.is_empty() && !all.ends_with('\n') {
+            all.push('\n');
+        }
+        let is_marked = [before, text]
+            .iter()
+            .any(|part| part.lines().find(|line| !is_blank(line) || is_marker(line)).is_some_and(is_marker));
+        if !all.is_empty() && !is_marked {
+            all.push_str("---\n");
+        }
+        all.extend([before.as_str(), text, after]);
+    }
+    all
 }
+
+#[cfg(test)]
+mod tests;

@@ -91,6 +91,12 @@ fn run(context: &mut Context, mut documents: Vec<Document>, task: &Task) -> Resu
         return Err(Failure::new(Exit::NoData, "there is no object in what was given")
             .hint("has the command before the pipe printed anything? run it alone"));
     }
+    for document in &mut documents {
+        if !document.settle() {
+            let why = "written anew, without its comments: what its anchors name has changed, or it cannot be edited in place";
+            said.push(format!("warning: {}: {why}", document.place()));
+        }
+    }
     for line in &said {
         context.printer.note(line);
     }

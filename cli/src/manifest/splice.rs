@@ -16,9 +16,15 @@ pub fn splice(text: &str, new: &Node) -> Option<String> {
     // Stable: of two at one place the inner one was made first.
     edits.made.sort_by_key(|(range, _)| range.start);
     let (mut spliced, mut at) = (String::new(), 0);
+    let crlf = text.contains("\r\n");
     for (range, put) in &edits.made {
         spliced.push_str(text.get(at..range.start)?);
-        spliced.push_str(put);
+        // Lines end as the others do.
+        if crlf {
+            spliced.push_str(&put.replace('\n', "\r\n"))
+        } else {
+            spliced.push_str(put)
+        }
         at = range.end;
     }
     spliced.push_str(text.get(at..)?);

@@ -31,6 +31,8 @@ fn what_is_not_edited_stays_byte_by_byte() {
         ),
         ("a: 1", add("/b", json!(2)), "a: 1\nb: 2\n"),
         ("- a: 1\n  # x\n- b: 2\n", add("/0/c", json!(3)), "- a: 1\n  c: 3\n  # x\n- b: 2\n"),
+        ("a: 1 # one\r\n# x\r\n", add("/b", json!({"c": 1})), "a: 1 # one\r\nb:\r\n  c: 1\r\n# x\r\n"),
+        ("a: |+\n  b\n\n\n", add("/c", json!(1)), "a: |+\n  b\n\n\nc: 1\n"),
         // With brackets: on the line.
         ("a: {b: 1 }  # c\n", add("/a/c", json!("x")), "a: {b: 1, c: x }  # c\n"),
         ("a: {} # c\n", add("/a/c", json!(true)), "a: {c: true} # c\n"),
