@@ -4,7 +4,7 @@
 //! It refuses (gives none) where it does not know where to cut; the caller then writes the whole document anew. What it
 //! gives has been read again and means the same.
 
-use std::ops::Range;
+use std::{borrow::Cow, ops::Range};
 
 use super::tree::{self, Node, Place};
 
@@ -20,11 +20,8 @@ pub fn splice(text: &str, new: &Node) -> Option<String> {
     for (range, put) in &edits.made {
         spliced.push_str(text.get(at..range.start)?);
         // Lines end as the others do.
-        if crlf {
-            spliced.push_str(&put.replace('\n', "\r\n"))
-        } else {
-            spliced.push_str(put)
-        }
+        let put = if crlf { Cow::Owned(put.replace('\n', "\r\n")) } else { Cow::Borrowed(put.as_str()) };
+        spliced.push_str(&put);
         at = range.end;
     }
     spliced.push_str(text.get(at..)?);

@@ -8,10 +8,10 @@ use super::*;
 fn given_back(texts: &[&str], edit: impl Fn(&mut Document)) -> String {
     let mut documents: Vec<Document> =
         texts.iter().flat_map(|text| parse("x.yaml", text).unwrap_or_else(|_| panic!("{text:?}"))).collect();
-    documents.iter_mut().for_each(|document| {
+    for document in &mut documents {
         edit(document);
         document.settle();
-    });
+    }
     write(&documents)
 }
 

@@ -210,7 +210,7 @@ fn the_way_to_the_api_server_is_by_its_service_and_by_what_is_behind_it() {
         match expected {
             Success => all_good(checks),
             Warning => one_is(checks, Warning, &["may or may not let TCP to the API server out", "default/kubernetes"]),
-            _ => one_is(checks, Error, &["TCP to the API server out from lacewing-controller-1", "443 and 6443"]),
+            Error => one_is(checks, Error, &["TCP to the API server out from lacewing-controller-1", "443 and 6443"]),
         }
         let blind = Facts { server: Err(forbidden()), ..out(rules.clone()) };
         let [check, ..] = &judge(&blind)[..] else { panic!("{rules}") };
