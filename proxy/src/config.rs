@@ -202,6 +202,10 @@ pub const ENDPOINTS_MAX: usize = 10_000;
 /// up within 2 s of the controller's return.
 pub const CONTROL_BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub const CONTROL_BACKOFF_MAX: Duration = Duration::from_millis(1_200);
+/// Requests on the control stream that are handed to HTTP/2, and those behind them. A controller that is busy reads them
+/// later; one that lets more than all that is in use wait, and as much again, is left.
+pub const CONTROL_REQUESTS_MAX: usize = 64;
+pub const CONTROL_WAITING_MAX: usize = 4 * TARGETS_MAX;
 /// One attempt to get a certificate, or to open the control stream.
 pub const CONTROL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longest message on the control stream, in bytes.

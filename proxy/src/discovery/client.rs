@@ -2,7 +2,7 @@
 //! start over when it breaks. It touches nothing that it has no answer for, so a broken stream changes nothing.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, VecDeque},
     net::SocketAddr,
     sync::Arc,
 };
@@ -10,18 +10,22 @@ use std::{
 use lacewing_proto::control::{
     self as wire, WatchRequest, WatchResponse, key::Key as WireKey, watch_request::Action, watch_response::Answer,
 };
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::{
+    sync::{mpsc, watch},
+    time::timeout,
+};
+use tokio_stream::{Stream as Answers, StreamExt, wrappers::ReceiverStream};
+use tonic::Status;
 
 use super::{BackendKey, Change, Discovery, Stream, channel, parse};
 use crate::{
-    config::{CONTROL_BACKOFF_MAX, CONTROL_BACKOFF_MIN, CONTROL_TIMEOUT, Control, ENDPOINTS_MAX},
+    config::{
+        CONTROL_BACKOFF_MAX, CONTROL_BACKOFF_MIN, CONTROL_REQUESTS_MAX, CONTROL_TIMEOUT, CONTROL_WAITING_MAX, Control,
+        ENDPOINTS_MAX,
+    },
     endpoint::Info,
     tls::Identity,
 };
-
-/// Requests under way to the controller.
-const REQUESTS_MAX: usize = 64;
 
 const CLOSED: &str = "the controller closed the stream";
 
@@ -76,54 +80,22 @@ enum End {
 
 /// One stream from connect to end; returns why it ended.
 async fn session(discovery: &Arc<Discovery>, control: &Control, pod: &str, backoff: &mut Backoff) -> End {
+    let (requests, receiver) = mpsc::channel(CONTROL_REQUESTS_MAX);
     let identity = &discovery.context.identity;
-    let mut identity_changed = identity.subscribe();
-    let serial = || identity.current().ok().map(|current| current.leaf.serial_hex());
-    let ours = serial();
-    let (requests, receiver) = mpsc::channel(REQUESTS_MAX);
-    let mut answers = match open(identity, control, receiver).await {
-        Ok(answers) => answers,
-        Err(why) => return End::Lost(why),
-    };
-    let mut session = Session {
-        discovery,
-        requests,
-        backends: HashMap::new(),
-        chunks: (None, Vec::new()),
-        unreported: HashMap::new(),
-    };
-    if session.subscribe_all(pod).await.is_err() {
-        return End::Lost(CLOSED.to_owned());
-    }
-    tracing::info!("control stream is up");
-    discovery.context.metrics.control_stream(true);
-    discovery.stream.send_replace(Stream::Up);
-    let room = session.requests.clone();
-    loop {
-        session.report();
-        tokio::select! {
-            () = discovery.wake.notified() => {
-                if session.send_changes().await.is_err() {
-                    return End::Lost(CLOSED.to_owned());
-                }
-            }
-            Ok(()) = identity_changed.changed() => {
-                if serial() != ours {
-                    return End::Renewed;
-                }
-            }
-            // Whoever waits here gets room when the controller reads; then the loop reports.
-            _ = room.reserve(), if !session.unreported.is_empty() => {}
-            answer = answers.message() => match answer {
-                Ok(Some(answer)) => {
-                    backoff.reset();
-                    session.apply(answer);
-                }
-                Ok(None) => return End::Lost(CLOSED.to_owned()),
-                Err(status) => return End::Lost(format!("the controller ended the stream: {} {:?}", status.code(), status.message())),
-            },
+    let (changes, ours) = (identity.subscribe(), serial(identity));
+    match open(identity, control, receiver).await {
+        Ok(answers) => {
+            let mut session = Session::new(discovery, requests);
+            session.subscribe_all(pod);
+            session.talk(answers, changes, ours, backoff).await
         }
+        Err(why) => End::Lost(why),
     }
+}
+
+/// Of the certificate in use.
+fn serial(identity: &Identity) -> Option<String> {
+    identity.current().ok().map(|current| current.leaf.serial_hex())
 }
 
 async fn open(
@@ -141,12 +113,11 @@ async fn open(
     }
 }
 
-/// The stream is closed, or as good as that: nothing can be sent.
-struct Closed;
-
 struct Session<'a> {
     discovery: &'a Arc<Discovery>,
     requests: mpsc::Sender<WatchRequest>,
+    /// What is to be said, in this order, as soon as there is room.
+    waiting: VecDeque<Action>,
     /// Endpoints as of the last version on this stream: what deltas apply to.
     backends: HashMap<BackendKey, BTreeMap<SocketAddr, Info>>,
     /// Chunks of the snapshot of this version, whose rest is on its way.
@@ -155,24 +126,70 @@ struct Session<'a> {
     unreported: HashMap<WireKey, Option<wire::Version>>,
 }
 
-impl Session<'_> {
-    async fn subscribe_all(&mut self, pod: &str) -> Result<(), Closed> {
-        let mut keys = vec![WireKey::Trust(wire::Trust {}), WireKey::Inbound(pod.to_owned())];
-        {
-            let mut state = self.discovery.state.lock();
-            state.changes.clear();
-            keys.extend(state.targets.keys().cloned().map(WireKey::Target));
-            keys.extend(state.backends.keys().map(|key| WireKey::Endpoints(wire_backend(key))));
-        }
-        for key in keys {
-            self.send(Action::Subscribe(wire::Key { key: Some(key) })).await?;
-        }
-        Ok(())
+impl<'a> Session<'a> {
+    fn new(discovery: &'a Arc<Discovery>, requests: mpsc::Sender<WatchRequest>) -> Self {
+        let (waiting, unreported) = (VecDeque::new(), HashMap::new());
+        Self { discovery, requests, waiting, backends: HashMap::new(), chunks: (None, Vec::new()), unreported }
     }
 
-    async fn send_changes(&mut self) -> Result<(), Closed> {
-        let changes = std::mem::take(&mut self.discovery.state.lock().changes);
-        for change in changes {
+    /// Says and hears, until the stream ends. It hears whether or not it can speak: a controller that waits for its
+    /// answers to be read before it reads on is never waited for in turn.
+    async fn talk(
+        mut self,
+        mut answers: impl Answers<Item = Result<WatchResponse, Status>> + Unpin,
+        mut identity_changed: watch::Receiver<u64>,
+        ours: Option<String>,
+        backoff: &mut Backoff,
+    ) -> End {
+        tracing::info!("control stream is up");
+        self.discovery.context.metrics.control_stream(true);
+        self.discovery.stream.send_replace(Stream::Up);
+        let room = self.requests.clone();
+        loop {
+            self.send();
+            if self.waiting.len() > CONTROL_WAITING_MAX {
+                return End::Lost(format!("the controller reads nothing: {CONTROL_WAITING_MAX} requests wait"));
+            }
+            tokio::select! {
+                () = self.discovery.wake.notified() => self.take_changes(),
+                Ok(()) = identity_changed.changed() => {
+                    if serial(&self.discovery.context.identity) != ours {
+                        return End::Renewed;
+                    }
+                }
+                // When the controller reads, there is room; then the loop sends.
+                room = room.reserve(), if !self.is_silent() => {
+                    if room.is_err() {
+                        return End::Lost(CLOSED.to_owned());
+                    }
+                }
+                answer = answers.next() => match answer {
+                    Some(Ok(answer)) => {
+                        backoff.reset();
+                        self.apply(answer);
+                    }
+                    None => return End::Lost(CLOSED.to_owned()),
+                    Some(Err(status)) => {
+                        let (code, message) = (status.code(), status.message());
+                        return End::Lost(format!("the controller ended the stream: {code} {message:?}"));
+                    }
+                },
+            }
+        }
+    }
+
+    fn subscribe_all(&mut self, pod: &str) {
+        let mut state = self.discovery.state.lock();
+        state.changes.clear();
+        let own = [WireKey::Trust(wire::Trust {}), WireKey::Inbound(pod.to_owned())];
+        let targets = state.targets.keys().cloned().map(WireKey::Target);
+        let backends = state.backends.keys().map(|key| WireKey::Endpoints(wire_backend(key)));
+        let keys = own.into_iter().chain(targets).chain(backends);
+        self.waiting.extend(keys.map(|key| Action::Subscribe(wire::Key { key: Some(key) })));
+    }
+
+    fn take_changes(&mut self) {
+        for change in std::mem::take(&mut self.discovery.state.lock().changes) {
             let (key, wanted) = match change {
                 Change::Target(name) => (WireKey::Target(name), true),
                 Change::Backend(key) => (WireKey::Endpoints(wire_backend(&key)), true),
@@ -183,24 +200,26 @@ impl Session<'_> {
                 }
             };
             let key = wire::Key { key: Some(key) };
-            self.send(if wanted { Action::Subscribe(key) } else { Action::Unsubscribe(key) }).await?;
+            self.waiting.push_back(if wanted { Action::Subscribe(key) } else { Action::Unsubscribe(key) });
         }
-        Ok(())
     }
 
-    /// Answers are not read meanwhile. A controller that waits for that, and reads nothing itself, is left.
-    async fn send(&self, action: Action) -> Result<(), Closed> {
-        let sent = timeout(CONTROL_TIMEOUT, self.requests.send(WatchRequest { action: Some(action) })).await;
-        sent.map_err(|_| Closed)?.map_err(|_| Closed)
+    fn is_silent(&self) -> bool {
+        self.waiting.is_empty() && self.unreported.is_empty()
     }
 
-    /// Reports what is in force, as far as there is room now.
-    fn report(&mut self) {
-        while let Some(key) = self.unreported.keys().next().cloned() {
-            let Ok(room) = self.requests.try_reserve() else { return };
-            let version = self.unreported.remove(&key).flatten();
-            let applied = wire::Applied { key: Some(wire::Key { key: Some(key) }), version };
-            room.send(WatchRequest { action: Some(Action::Applied(applied)) });
+    /// Says what waits, then reports what is in force, as far as there is room now.
+    fn send(&mut self) {
+        while let Ok(room) = self.requests.try_reserve() {
+            let action = if let Some(action) = self.waiting.pop_front() {
+                action
+            } else if let Some(key) = self.unreported.keys().next().cloned() {
+                let version = self.unreported.remove(&key).flatten();
+                Action::Applied(wire::Applied { key: Some(wire::Key { key: Some(key) }), version })
+            } else {
+                return;
+            };
+            room.send(WatchRequest { action: Some(action) });
         }
     }
 
@@ -318,8 +337,66 @@ fn wire_backend(key: &BackendKey) -> wire::Backend {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
-    use crate::config::CONTROL_BACKOFF_MAX;
+    use super::{super::tests::discovery, *};
+    use crate::config::{CONTROL_BACKOFF_MAX, TARGETS_MAX};
+
+    /// A stream of `discovery` to a controller that says `answers` and reads nothing; it says why it ended.
+    async fn unread(discovery: &Arc<Discovery>, answers: mpsc::Receiver<WatchResponse>) -> String {
+        let (requests, _unread) = mpsc::channel(CONTROL_REQUESTS_MAX);
+        let mut session = Session::new(discovery, requests);
+        session.subscribe_all("shop/web-1");
+        let answers = ReceiverStream::new(answers).map(Ok);
+        let identity = discovery.context.identity.subscribe();
+        match session.talk(answers, identity, None, &mut Backoff::default()).await {
+            End::Lost(why) => why,
+            End::Renewed => panic!("nobody renewed it"),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_does_not_read_yet_is_heard() {
+        let discovery = discovery();
+        for i in 0..500 {
+            discovery.target(&format!("svc-{i}.shop:80")).ok().unwrap();
+        }
+        let (answer, answers) = mpsc::channel(1);
+        let (mut inbound, mut stream) = (discovery.inbound.subscribe(), discovery.stream.subscribe());
+        let told = async {
+            let key = Some(wire::Key { key: Some(WireKey::Inbound("shop/web-1".to_owned())) });
+            let inbound = Some(Answer::Inbound(wire::InboundPorts::default()));
+            answer.send(WatchResponse { key, answer: inbound, ..Default::default() }).await.unwrap();
+            answer
+        };
+        let heard = async {
+            let (answer, _) = tokio::join!(told, inbound.changed());
+            stream.wait_for(|stream| *stream == Stream::Up).await.unwrap();
+            drop(answer);
+        };
+        let (why, ()) =
+            tokio::join!(unread(&discovery, answers), async { timeout(Duration::from_secs(1), heard).await.unwrap() });
+        assert_eq!(why, CLOSED);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_controller_that_reads_nothing_for_ever_is_left() {
+        let discovery = discovery();
+        let (answer, answers) = mpsc::channel::<WatchResponse>(1);
+        let asking = async {
+            for i in 0.. {
+                let name = format!("svc-{i}.shop:80");
+                discovery.target(&name).ok().unwrap();
+                discovery.set_target(&name, parse::TargetAnswer::Unknown);
+                tokio::task::yield_now().await;
+                assert!(i < 10 * TARGETS_MAX, "requests pile up");
+            }
+        };
+        let why = tokio::select! {
+            why = unread(&discovery, answers) => why,
+            () = asking => unreachable!(),
+        };
+        assert!(why.contains("reads nothing"), "{why}");
+        drop(answer);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn backoff_grows_to_its_limit_and_never_spins() {

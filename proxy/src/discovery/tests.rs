@@ -6,7 +6,7 @@ use rustls_pki_types::UnixTime;
 use super::*;
 use crate::{endpoint::Info, metrics::Metrics, socket::Dialer, tls::Identity};
 
-fn discovery() -> Arc<Discovery> {
+pub(super) fn discovery() -> Arc<Discovery> {
     let (metrics, _) = Metrics::new(UnixTime::since_unix_epoch(Duration::ZERO));
     Discovery::new(Arc::new(Context {
         identity: Arc::new(Identity::default()),
