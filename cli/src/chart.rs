@@ -108,6 +108,7 @@ fn refused_by_controller(values: &Value) -> Vec<String> {
     let proxy = values["proxy"].to_string().parse::<ProxySettings>().err();
     let domain = TrustDomain::parse(&text("trustDomain")).err().map(|why| format!("trustDomain: {why}"));
     let lifetime = leaf_lifetime(&text("leafLifetime")).err().map(|why| format!("leafLifetime: {why}"));
+    let proxy = proxy.map(|why| format!("proxy.annotations: {why}; docs/injection.md has all of them"));
     [proxy, domain, lifetime].into_iter().flatten().collect()
 }
 

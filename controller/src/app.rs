@@ -42,12 +42,15 @@ use crate::{
 };
 use directory::{Follower, Minting};
 
+type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 /// A part that runs for as long as the process, and its name.
-type Part = (&'static str, Pin<Box<dyn Future<Output = ()> + Send>>);
+type Part = (&'static str, Work);
 
 /// What depends on where cluster state comes from.
 struct Source {
     parts: Vec<Part>,
+    /// What is done when all else has ended.
+    last: Option<Work>,
     reviewer: Tokens,
     /// Whether this replica is the one that may write.
     leading: watch::Receiver<bool>,
@@ -74,6 +77,7 @@ pub struct App {
     admin: Admin,
     webhook: Option<(TcpListener, Webhook)>,
     parts: Vec<Part>,
+    last: Option<Work>,
     stop: watch::Sender<bool>,
 }
 
@@ -133,6 +137,7 @@ impl App {
             },
             webhook,
             parts: source.parts,
+            last: source.last,
             admin: Admin {
                 publisher,
                 identity,
@@ -163,7 +168,7 @@ impl App {
         self.admin_listener.local_addr()
     }
 
-    /// Serves until `stop` resolves, then drains.
+    /// Serves until `stop` resolves, then drains, ends every part, and gives the Lease back.
     ///
     /// # Errors
     /// That of `stop`; or a part ended by itself: without it the controller would seem well and serve what is old.
@@ -189,6 +194,11 @@ impl App {
         // Fails only if nobody listens any more, and then there is nothing to stop.
         let _ = self.stop.send(true);
         while serving.join_next().await.is_some() {}
+        // Nobody may write any more when another replica is let in.
+        background.shutdown().await;
+        if let Some(last) = self.last {
+            last.await;
+        }
         outcome
     }
 }
@@ -210,6 +220,7 @@ fn from_directory(
     };
     Ok(Source {
         parts: vec![("the look at the manifests", Box::pin(follower.follow()))],
+        last: None,
         reviewer: Tokens::Directory(DirectoryTokens::new(key, publisher.clone())),
         // There is nobody else.
         leading: watch::channel(true).1,
@@ -229,6 +240,7 @@ async fn from_cluster(
     let (lead, leading) = watch::channel(false);
     let following = kubernetes::follow(cluster.clone(), publisher.clone(), status.clone());
     let (namespace, own) = (config.namespace.clone(), config.pod_name.clone());
+    let release = lease::release(cluster.clone(), namespace.clone(), own.clone(), leading.clone(), clock::unix_now);
     let election = lease::follow(cluster.clone(), namespace, own, lead, clock::unix_now);
     let (events, queue) = events::queue();
     let telling = events::follow(cluster.clone(), queue, config.pod_name.clone(), clock::unix_now);
@@ -241,6 +253,7 @@ async fn from_cluster(
             ("the election", Box::pin(election)),
             ("the writing of Events", Box::pin(telling)),
         ],
+        last: Some(Box::pin(release)),
         injection: Some(Injection { port, settings, namespace, events }),
         reviewer: Tokens::Kubernetes(ReviewedTokens::new(cluster.clone())),
         leading,

@@ -141,8 +141,8 @@ pub fn leaf_lifetime(text: &str) -> Result<Duration, String> {
     let lifetime = duration(text)?;
     if lifetime < LEAF_LIFETIME_MIN || lifetime.as_secs() > MAX_LEAF_LIFETIME {
         return Err(format!(
-            "a certificate lives from {}s to {}h",
-            LEAF_LIFETIME_MIN.as_secs(),
+            "a certificate lives from {}m to {}h",
+            LEAF_LIFETIME_MIN.as_secs() / 60,
             MAX_LEAF_LIFETIME / 3_600
         ));
     }

@@ -2,7 +2,8 @@
 //!
 //! No clock is trusted but our own, and of that only how much time passes: a lease is over when it was not seen to change
 //! for its duration, whatever times stand in it. The holder stops earlier than anybody may take over. Every write names
-//! the version that it replaces, so of two that try one fails. [`decide`] is pure.
+//! the version that it replaces, so of two that try one fails. [`decide`] is pure. Whoever stops in peace gives the lease
+//! back ([`release`]), so that a rollout leaves nobody waiting for it to be over.
 
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub const RENEW_DEADLINE: Duration = Duration::from_secs(10);
 pub const STEP_TIMEOUT: Duration = Duration::from_secs(4);
 /// Time between two looks, about.
 pub const RETRY: Duration = Duration::from_secs(2);
+/// Giving the lease back, a look and a write, must be over within this: the process waits for it.
+pub const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What is written in a Lease, of which the mesh reads and writes this.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -87,7 +90,7 @@ pub fn decide(spec: &Spec, own: &str, unchanged: Duration) -> Decision {
 /// Takes part in the election, for ever. `leading` is true while this replica may write; `now` is wall time in unix
 /// seconds, for people who read the Lease.
 pub async fn follow(cluster: Cluster, namespace: String, own: String, leading: watch::Sender<bool>, now: fn() -> u64) {
-    let mut election = Election { cluster, namespace, own, now, seen: None, renewed: None };
+    let mut election = Election { place: Place { cluster, namespace }, own, now, seen: None, renewed: None };
     loop {
         let began = Instant::now();
         let outcome = timeout(STEP_TIMEOUT, election.step(began)).await;
@@ -100,9 +103,72 @@ pub async fn follow(cluster: Cluster, namespace: String, own: String, leading: w
     }
 }
 
-struct Election {
+/// Gives the lease back if `own` led and still has it: the next replica that looks takes it. It comes last, when nothing
+/// writes any more, and takes no longer than [`RELEASE_TIMEOUT`]; if it fails, the lease is over in [`DURATION`].
+pub async fn release(
     cluster: Cluster,
     namespace: String,
+    own: String,
+    leading: watch::Receiver<bool>,
+    now: fn() -> u64,
+) {
+    if !*leading.borrow() {
+        return;
+    }
+    let place = Place { cluster, namespace };
+    let giving = async {
+        let lease = place.read().await?;
+        match lease.and_then(|lease| Some((released(&lease.spec, &own, now())?, lease.metadata.resource_version))) {
+            Some((spec, version)) => place.write(Some(version), &spec).await.map(|()| true),
+            None => Ok(false),
+        }
+    };
+    match timeout(RELEASE_TIMEOUT, giving).await.unwrap_or_else(|_| Err(ApiError::broken("no answer in time"))) {
+        Ok(given) => tracing::info!(given, lease = NAME, "whether the Lease was given back"),
+        Err(error) => {
+            tracing::warn!(%error, lease = NAME, "the Lease was not given back: nobody leads until it is over");
+        }
+    }
+}
+
+/// Where the Lease is.
+struct Place {
+    cluster: Cluster,
+    namespace: String,
+}
+
+impl Place {
+    fn path(&self, name: &str) -> String {
+        format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases{name}", self.namespace)
+    }
+
+    /// The Lease, if there is one.
+    async fn read(&self) -> Result<Option<Lease>, ApiError> {
+        match self.cluster.request(Method::GET, &self.path(&format!("/{NAME}")), None).await {
+            Ok(answer) => serde_json::from_slice(&answer).map_err(|error| ApiError::broken(error.to_string())),
+            Err(error) if error.is(404) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Writes it over that version, or as the first one; an error if somebody has written it since.
+    async fn write(&self, version: Option<String>, spec: &Spec) -> Result<(), ApiError> {
+        let (method, path) = match version {
+            Some(_) => (Method::PUT, self.path(&format!("/{NAME}"))),
+            None => (Method::POST, self.path("")),
+        };
+        let lease = json!({
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": { "name": NAME, "namespace": self.namespace, "resourceVersion": version },
+            "spec": spec,
+        });
+        self.cluster.request(method, &path, Some((JSON, lease.to_string().into_bytes()))).await.map(drop)
+    }
+}
+
+struct Election {
+    place: Place,
     own: String,
     now: fn() -> u64,
     seen: Option<Seen>,
@@ -127,27 +193,21 @@ impl Election {
         });
     }
 
-    fn path(&self, name: &str) -> String {
-        format!("/apis/coordination.k8s.io/v1/namespaces/{}/leases{name}", self.namespace)
-    }
-
     async fn step(&mut self, began: Instant) -> Result<(), ApiError> {
-        let path = self.path(&format!("/{NAME}"));
-        let lease: Lease = match self.cluster.request(Method::GET, &path, None).await {
-            Ok(answer) => serde_json::from_slice(&answer).map_err(|error| ApiError::broken(error.to_string()))?,
-            Err(error) if error.is(404) => return self.write(None, &Spec::default(), began).await,
-            Err(error) => return Err(error),
+        let (version, old) = match self.place.read().await? {
+            None => (None, Spec::default()),
+            Some(lease) => {
+                let unchanged = self.unchanged(&lease.metadata.resource_version, began);
+                if decide(&lease.spec, &self.own, unchanged) == Decision::Wait {
+                    self.renewed = None;
+                    return Ok(());
+                }
+                (Some(lease.metadata.resource_version), lease.spec)
+            }
         };
-        let unchanged = self.unchanged(&lease.metadata.resource_version, began);
-        match decide(&lease.spec, &self.own, unchanged) {
-            Decision::Wait => {
-                self.renewed = None;
-                Ok(())
-            }
-            Decision::Renew | Decision::Take => {
-                self.write(Some(lease.metadata.resource_version), &lease.spec, began).await
-            }
-        }
+        self.place.write(version, &next(&old, &self.own, (self.now)())).await?;
+        self.renewed = Some(began);
+        Ok(())
     }
 
     /// For how long the lease has been seen as it is.
@@ -160,80 +220,35 @@ impl Election {
             }
         }
     }
-
-    /// Writes that it is ours: over that version, or as the first one.
-    async fn write(&mut self, version: Option<String>, old: &Spec, began: Instant) -> Result<(), ApiError> {
-        let spec = next(old, &self.own, &clock::micro_time((self.now)()));
-        let (method, path) = match version {
-            Some(_) => (Method::PUT, self.path(&format!("/{NAME}"))),
-            None => (Method::POST, self.path("")),
-        };
-        let lease = json!({
-            "apiVersion": "coordination.k8s.io/v1",
-            "kind": "Lease",
-            "metadata": { "name": NAME, "namespace": self.namespace, "resourceVersion": version },
-            "spec": spec,
-        });
-        self.cluster.request(method, &path, Some((JSON, lease.to_string().into_bytes()))).await?;
-        self.renewed = Some(began);
-        Ok(())
-    }
 }
 
-/// The Lease as `own` writes it at `now`.
-fn next(old: &Spec, own: &str, now: &str) -> Spec {
+/// The Lease as `own` writes it at `now`, in unix seconds.
+fn next(old: &Spec, own: &str, now: u64) -> Spec {
     let kept = old.holder_identity.as_deref() == Some(own);
     let transitions = old.lease_transitions.unwrap_or_default();
     let first = old.holder_identity.is_none();
+    let now = clock::micro_time(now);
     Spec {
         holder_identity: Some(own.to_owned()),
         lease_duration_seconds: u32::try_from(DURATION.as_secs()).ok(),
-        acquire_time: if kept { old.acquire_time.clone() } else { Some(now.to_owned()) },
-        renew_time: Some(now.to_owned()),
+        acquire_time: if kept { old.acquire_time.clone() } else { Some(now.clone()) },
+        renew_time: Some(now),
         lease_transitions: Some(if kept || first { transitions } else { transitions.saturating_add(1) }),
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn held(by: Option<&str>, seconds: Option<u32>) -> Spec {
-        Spec { holder_identity: by.map(str::to_owned), lease_duration_seconds: seconds, ..Spec::default() }
-    }
-
-    #[test]
-    fn a_lease_is_taken_only_when_its_holder_was_not_heard_of() {
-        for (holder, seconds, unchanged, decision) in [
-            (None, None, 0, Decision::Take),
-            (Some(""), Some(15), 0, Decision::Take),
-            (Some("me"), Some(15), 0, Decision::Renew),
-            (Some("me"), Some(15), 100, Decision::Renew),
-            (Some("you"), Some(15), 14, Decision::Wait),
-            (Some("you"), Some(15), 15, Decision::Take),
-            (Some("you"), Some(60), 15, Decision::Wait),
-            (Some("you"), None, 14, Decision::Wait),
-            (Some("you"), None, 15, Decision::Take),
-        ] {
-            let spec = held(holder, seconds);
-            assert_eq!(decide(&spec, "me", Duration::from_secs(unchanged)), decision, "{spec:?} {unchanged}");
-        }
-    }
-
-    #[test]
-    fn what_is_written_says_since_when_and_how_often() {
-        let first = next(&Spec::default(), "me", "t1");
-        assert_eq!((first.acquire_time.as_deref(), first.lease_transitions), (Some("t1"), Some(0)));
-        let kept = next(&first, "me", "t2");
-        assert_eq!((kept.acquire_time.as_deref(), kept.renew_time.as_deref()), (Some("t1"), Some("t2")));
-        let taken = next(&kept, "you", "t3");
-        assert_eq!((taken.acquire_time.as_deref(), taken.lease_transitions), (Some("t3"), Some(1)));
-        assert_eq!(taken.lease_duration_seconds, Some(15));
-    }
-
-    #[test]
-    fn the_holder_stops_before_anybody_may_take_over() {
-        // A holder notices after a step, or after the pause that follows it, whichever it is in.
-        assert!(RENEW_DEADLINE + STEP_TIMEOUT.max(RETRY.mul_f64(1.25)) < DURATION);
-    }
+/// The Lease as `own` leaves it at `now`, as client-go does: nobody's, and over in a second even for who does not know
+/// what an empty holder means. None if it is not `own` that has it.
+fn released(old: &Spec, own: &str, now: u64) -> Option<Spec> {
+    let now = clock::micro_time(now);
+    (old.holder_identity.as_deref() == Some(own)).then(|| Spec {
+        holder_identity: Some(String::new()),
+        lease_duration_seconds: Some(1),
+        acquire_time: Some(now.clone()),
+        renew_time: Some(now),
+        lease_transitions: old.lease_transitions,
+    })
 }
+
+#[cfg(test)]
+mod tests;

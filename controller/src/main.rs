@@ -10,7 +10,7 @@ const HELP: &str = "The controller of the service mesh Lacewing: tells proxies w
   lacewing-controller             the controller, of the cluster whose pod this is, or of a directory (LACEWING_MANIFESTS)
   lacewing-controller --version   its version
 
-Settings are environment variables LACEWING_*; the chart sets them (docs/install.md).";
+Settings are environment variables LACEWING_*, which the chart sets; docs/settings.md lists them.";
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();

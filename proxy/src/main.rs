@@ -14,7 +14,7 @@ const HELP: &str = "The proxy of the service mesh Lacewing: beside each app, mut
   lacewing-proxy init --remove   take the redirection away
   lacewing-proxy --version       its version
 
-Settings are environment variables LACEWING_*; see docs/redirection.md and docs/injection.md.";
+Settings are environment variables LACEWING_*; docs/settings.md lists them.";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned()).collect();

@@ -46,6 +46,28 @@ const CASES: &[Case] = &[
         &["--set", "controller.replicas=2", "--set", "controller.replicas=+4", "--set", "createNamespace=TRUE"],
         || json!({ "controller": { "replicas": 4 }, "createNamespace": true }),
     ),
+    // What the schema's patterns take at their edges.
+    (
+        &[
+            "--set",
+            concat!(
+                "controller.resources.limits.cpu=0.5,controller.resources.limits.memory=1.5Gi,",
+                "controller.resources.requests.cpu=.5,controller.resources.requests.memory=1e3,proxy.resources.limits.cpu=0,",
+                "proxy.resources.limits.memory=12E-2,proxy.resources.limits.ephemeral-storage=1.k,leafLifetime=720h,",
+                "podMonitor.interval=1m30s,trustDomain=a-b_c.9,proxy.image=localhost:5000/a_b/c@sha256:0a"
+            ),
+        ],
+        || {
+            let (limits, requests) =
+                (json!({ "cpu": "0.5", "memory": "1.5Gi" }), json!({ "cpu": ".5", "memory": "1e3" }));
+            let proxy = json!({ "limits": { "cpu": 0, "memory": "12E-2", "ephemeral-storage": "1.k" } });
+            json!({
+                "controller": { "resources": { "limits": limits, "requests": requests } }, "leafLifetime": "720h",
+                "podMonitor": { "interval": "1m30s" }, "trustDomain": "a-b_c.9",
+                "proxy": { "resources": proxy, "image": "localhost:5000/a_b/c@sha256:0a" },
+            })
+        },
+    ),
     (&["-f", "FILE", "--set", "controller.tolerations[0].operator=Exists"], || {
         json!({
             "trustDomain": "example.org", "controller": { "logLevel": "debug", "tolerations": [{ "key": "a", "operator": "Exists" }] },
@@ -73,6 +95,26 @@ const REFUSED: &[&str] = &[
     "createNamespace=yes",
     "controller=5",
     "proxy.image=",
+    "proxy.image=a b",
+    "proxy.image=a\n",
+    "controller.image=-x",
+    "controller.resources.limits.memory=64 Mi",
+    "controller.resources.limits.memory=64mi",
+    "controller.resources.limits.memory=Mi",
+    "controller.resources.limits.memory=64Mi\n",
+    "controller.resources.limits.cpu=-1",
+    "proxy.resources.requests.cpu=1.2.3",
+    "proxy.resources.requests.cpu=1e",
+    "proxy.resources.requests.cpu=.",
+    "leafLifetime=soon",
+    "leafLifetime=24",
+    "leafLifetime=1.5h",
+    "leafLifetime=1h30m",
+    "leafLifetime=1d",
+    "podMonitor.interval=10",
+    "podMonitor.interval=30s1m",
+    "trustDomain=Cluster.Local",
+    "trustDomain=",
 ];
 
 fn helm(arguments: &[&str]) -> Output {
@@ -163,6 +205,12 @@ fn the_same_values_are_refused() {
         assert!(said.contains(path), "{set}: {said}");
         let theirs = helm(&["template", "lacewing", &chart(), "-n", "lacewing", "--set", set]);
         assert!(!theirs.status.success(), "{set}");
+        let told = String::from_utf8_lossy(&theirs.stderr).to_lowercase();
+        assert_eq!(
+            said.contains("does not match pattern"),
+            told.contains("does not match pattern"),
+            "{set}: {said} {told}"
+        );
     }
 }
 

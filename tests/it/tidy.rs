@@ -388,3 +388,4 @@ fn every_documented_phase_exists() {
 }
 
 mod bad_samples;
+mod settings;

@@ -2,6 +2,7 @@
 //! them is an error, so that a rule is never taken for kept when nobody looks at it. All mistakes are told at once.
 
 use lacewing_ops::nearest::nearest;
+use regex::Regex;
 use serde_json::{Map, Value};
 
 /// Longest value, in bytes, that a message repeats.
@@ -49,6 +50,7 @@ impl Check<'_> {
                     .as_str()
                     .filter(|s| count(s) > rule.as_u64())
                     .map(|_| format!("it has more than {rule} letters")),
+                "pattern" => no_match(rule, rules, value),
                 "required" => {
                     self.required(rule, path, value);
                     None
@@ -158,6 +160,19 @@ fn not_one_of(rule: &Value, value: &Value) -> Option<String> {
     let meant = value.as_str().and_then(|text| nearest(text, names.iter().copied()));
     let meant = meant.map(|name| format!("; did you mean {name}?")).unwrap_or_default();
     Some(format!("{} is not one of {}{meant}", clip(value), names.join(", ")))
+}
+
+/// Helm reads patterns as Go does, and ours mean the same to both (`tests/it/charts.rs`). What is meant says the description.
+fn no_match(rule: &Value, rules: &Value, value: &Value) -> Option<String> {
+    let (pattern, text) = (rule.as_str().unwrap_or_default(), value.as_str()?);
+    match Regex::new(pattern) {
+        Ok(regex) if regex.is_match(text) => None,
+        Ok(_) => {
+            let meant = rules["description"].as_str().map(|meant| format!(": {meant}")).unwrap_or_default();
+            Some(format!("{} does not match pattern '{pattern}'{meant}", clip(value)))
+        }
+        Err(_) => Some(format!("the schema's pattern {rule} is not understood")),
+    }
 }
 
 fn clip(value: &Value) -> String {

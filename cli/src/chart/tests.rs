@@ -286,11 +286,15 @@ fn bad_values_are_all_told() {
 #[test]
 fn what_the_controller_would_refuse_is_refused_at_once() {
     for (given, part) in [
-        (json!({ "leafLifetime": "1m" }), "leafLifetime: a certificate lives from 120s to 720h"),
-        (json!({ "leafLifetime": "soon" }), "leafLifetime: "),
+        (json!({ "leafLifetime": "1m" }), "leafLifetime: a certificate lives from 2m to 720h"),
+        (json!({ "leafLifetime": "soon" }), "leafLifetime: \"soon\" does not match pattern '^[0-9]+(ms|s|m|h)$': "),
         (json!({ "trustDomain": "Cluster.Local" }), "trustDomain: "),
-        (json!({ "proxy": { "annotations": { "skip-inbound-ports": "many" } } }), "skip-inbound-ports"),
-        (json!({ "proxy": { "image": "a b" } }), "proxy-image"),
+        (json!({ "proxy": { "annotations": { "skip-inbound-ports": "many" } } }), "docs/injection.md"),
+        (json!({ "proxy": { "image": "a b" } }), "proxy.image: \"a b\" does not match pattern"),
+        (
+            json!({ "controller": { "resources": { "limits": { "memory": "64 Mi" } } } }),
+            "[KMGTPE]i)?$': An amount as Kubernetes writes it, such as 100m or 64Mi.",
+        ),
     ] {
         match render(given) {
             Err(ChartError::Values(found)) => assert!(found.len() == 1 && found[0].contains(part), "{part}: {found:?}"),

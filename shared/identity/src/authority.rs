@@ -271,7 +271,7 @@ impl Authority {
             }
         }
         let why = why.map_or_else(|| "there is none".to_owned(), |error| error.to_string());
-        let which = if roots.len() == 1 { "this root" } else { "any of these roots" };
+        let which = if roots.len() == 1 { "this root, `ca.crt`" } else { "any of these roots, `ca.crt`" };
         Err(Error::Authority(format!("the issuer cannot sign leaves under {which} ({why})")))
     }
 }

@@ -17,11 +17,12 @@ fn every_mistake_is_told_with_its_place() {
             "amount": { "type": ["string", "integer"] },
             "labels": { "type": "object", "additionalProperties": { "type": "string" } },
             "list": { "type": "array", "items": { "type": "boolean" } },
-            "odd": { "pattern": "x" },
+            "size": { "type": ["string", "integer"], "pattern": "^[0-9]+Mi$", "description": "Such as 9Mi." },
+            "loose": { "pattern": "(" },
+            "odd": { "format": "x" },
         },
     });
-    let good =
-        json!({ "image": "i", "pull": "Never", "replicas": 9, "amount": 1, "labels": { "a": "b" }, "list": [true] });
+    let good = json!({ "image": "i", "pull": "Never", "replicas": 9, "amount": 1, "size": "64Mi", "labels": { "a": "b" }, "list": [true] });
     assert_eq!(violations(&schema, &good), Vec::<String>::new());
     for (values, message) in [
         (json!({ "image": "" }), "image: \"\" is too short"),
@@ -46,7 +47,10 @@ fn every_mistake_is_told_with_its_place() {
         (json!({ "image": "i", "labels": [] }), "labels: [] is not a map"),
         (json!({ "image": "i", "list": [true, "x"] }), "list[1]: \"x\" is not true or false"),
         (json!({ "image": "i", "list": {} }), "list: {} is not a list"),
-        (json!({ "image": "i", "odd": "x" }), "odd: the schema's word \"pattern\" is not understood"),
+        (json!({ "image": "i", "size": " 9Mi" }), "size: \" 9Mi\" does not match pattern '^[0-9]+Mi$': Such as 9Mi."),
+        (json!({ "image": "i", "size": true }), "size: true is not a text or a whole number"),
+        (json!({ "image": "i", "loose": "" }), "loose: the schema's pattern \"(\" is not understood"),
+        (json!({ "image": "i", "odd": "x" }), "odd: the schema's word \"format\" is not understood"),
         (json!("x"), "\"x\" is not a map"),
     ] {
         assert_eq!(violations(&schema, &values), [message], "{values}");

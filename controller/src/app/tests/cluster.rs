@@ -36,11 +36,11 @@ fn installed() -> Api {
 
 /// A controller that reads `api`; it need not be ready.
 async fn controller(api: &Api) -> Controller {
-    with(api, ProxySettings::default()).await
+    with(api, "controller-1", ProxySettings::default()).await
 }
 
-/// The same, with these values of the chart.
-async fn with(api: &Api, proxy: ProxySettings) -> Controller {
+/// The same, as that pod, with these values of the chart.
+async fn with(api: &Api, pod: &str, proxy: ProxySettings) -> Controller {
     let temp = TempDir::new();
     let kubeconfig = temp.0.join("kubeconfig");
     fs::write(&kubeconfig, api.kubeconfig()).unwrap();
@@ -48,7 +48,7 @@ async fn with(api: &Api, proxy: ProxySettings) -> Controller {
     config.source = config::Source::Kubernetes(config::Kubernetes {
         kubeconfig: Some(kubeconfig),
         namespace: "lacewing".into(),
-        pod_name: "controller-1".into(),
+        pod_name: pod.into(),
         webhook_addr: "127.0.0.1:0".parse().unwrap(),
         proxy,
     });
@@ -212,7 +212,7 @@ async fn the_chart_says_whom_pods_serve_where_nothing_is_annotated() {
     for (values, mode) in
         [(r#"{"image":"x"}"#, "Permissive"), (r#"{"image":"x","annotations":{"inbound":"strict"}}"#, "Strict")]
     {
-        let controller = with(&api, values.parse().unwrap()).await;
+        let controller = with(&api, "controller-1", values.parse().unwrap()).await;
         ready(&controller).await;
         let name = Name::new(NAMESPACE, "one");
         let inbound = controller.publisher.with_world(|world| crate::policy::inbound(world, &name)).unwrap();
@@ -220,11 +220,32 @@ async fn the_chart_says_whom_pods_serve_where_nothing_is_annotated() {
     }
 }
 
+async fn leads(controller: &Controller) -> bool {
+    controller.admin("/metrics").await.contains("\nlacewing_controller_leading 1\n")
+}
+
 #[tokio::test]
-async fn the_only_replica_leads() {
+async fn one_leads_and_when_it_stops_the_lease_is_free() {
     let api = installed();
-    let controller = controller(&api).await;
-    until("it leads", async || controller.admin("/metrics").await.contains("\nlacewing_controller_leading 1\n")).await;
-    let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/lacewing/leases/lacewing-controller").unwrap();
-    assert_eq!(lease["spec"]["holderIdentity"], "controller-1");
+    let holder = || {
+        let lease = api.get("/apis/coordination.k8s.io/v1/namespaces/lacewing/leases/lacewing-controller").unwrap();
+        lease["spec"]["holderIdentity"].as_str().unwrap().to_owned()
+    };
+    let mut first = controller(&api).await;
+    until("it leads", async || leads(&first).await).await;
+    assert_eq!(holder(), "controller-1");
+    let mut second = with(&api, "controller-2", ProxySettings::default()).await;
+    ready(&second).await;
+    stop(&mut second).await;
+    assert_eq!(holder(), "controller-1", "who never led takes nothing away");
+    stop(&mut first).await;
+    assert_eq!(holder(), "", "nobody has to wait until it is over");
+    let third = with(&api, "controller-3", ProxySettings::default()).await;
+    until("it leads at once", async || leads(&third).await).await;
+    assert_eq!(holder(), "controller-3");
+}
+
+async fn stop(controller: &mut Controller) {
+    controller.stop.take().unwrap().send(()).unwrap();
+    timeout(PATIENCE, &mut controller.serving).await.expect("it stops in time").unwrap().unwrap();
 }

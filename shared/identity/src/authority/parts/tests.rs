@@ -118,7 +118,8 @@ fn what_does_not_fit_is_refused_in_words() {
         ("issuer's key does not belong", with(&|p| p.key = key("PRIVATE KEY", root.key.serialized_der()))),
         ("is not one of a CA", edited(&|p| p.is_ca = IsCa::NoCa)),
         ("may not sign certificates", edited(&|p| p.key_usages = vec![KeyUsagePurpose::DigitalSignature])),
-        ("cannot sign leaves under this root", parts(&issuer, &[&other])),
+        ("under this root, `ca.crt` (", parts(&issuer, &[&other])),
+        ("under any of these roots, `ca.crt` (", parts(&issuer, &[&other, &other])),
         (
             "cannot sign leaves under this root",
             edited(&|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
