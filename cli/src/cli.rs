@@ -15,7 +15,7 @@ use crate::{
     demo::cast::{App, Subnet},
     output::units,
 };
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Arg, Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 /// Shortest and longest `--time-window`: the proxies keep ten minutes, the last one by the second.
 pub const WINDOW_MIN: Duration = Duration::from_secs(10);
@@ -77,6 +77,32 @@ pub enum Command {
     Run(Run),
 }
 
+/// All that can be typed. The options that stand before or behind any command are hidden from the help of those to which
+/// they are nothing.
+pub fn command() -> clap::Command {
+    let whole = Cli::command();
+    let everywhere: Vec<Arg> = whole.get_arguments().filter(|arg| arg.is_global_set()).cloned().collect();
+    let hide = |command: clap::Command| {
+        let unused = unused(command.get_name());
+        let hidden = everywhere.iter().filter(|arg| unused.contains(&arg.get_id().as_str()));
+        // An argument that is there already is not handed down from above.
+        hidden.fold(command, |command, arg| command.arg(arg.clone().hide(true)))
+    };
+    whole.mut_subcommands(|command| hide(command.mut_subcommands(hide)))
+}
+
+/// The options for every command that mean nothing to this one.
+fn unused(command: &str) -> &'static [&'static str] {
+    match command {
+        "install" | "uninject" | "completion" => &["dir", "kubeconfig", "context", "namespace", "as_user", "as_group"],
+        "demo" => &["kubeconfig", "context", "namespace", "as_user", "as_group"],
+        "upgrade" | "uninstall" | "inject" | "version" => &["dir", "namespace"],
+        "check" | "endpoints" => &["dir"],
+        "applied" => &["namespace"],
+        _ => &[],
+    }
+}
+
 impl Command {
     /// A demo is nothing to it.
     pub fn is_about_a_cluster(&self) -> bool {
@@ -89,6 +115,7 @@ impl Command {
                 | Self::Uninject(_)
                 | Self::Check(_)
                 | Self::Version(_)
+                | Self::Diagnostics(Diagnostics { command: Diagnose::Endpoints { .. } })
         )
     }
 }

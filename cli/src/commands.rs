@@ -19,14 +19,12 @@ mod version;
 
 use std::process::ExitCode;
 
-use clap::CommandFactory;
-
 use crate::{
-    cli::{Cli, Command, DemoCommand},
+    cli::{self, Cli, Command, DemoCommand},
     cluster::Flags,
     demo::state::Layout,
     failure::{Exit, Failure},
-    output::Printer,
+    output::{Printer, typed::Typed},
 };
 
 /// Where the controller's Deployment is.
@@ -47,6 +45,10 @@ pub struct Context<'a> {
 /// Runs the command that was asked for.
 pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
     let dir_asked = cli.dir.is_some();
+    printer.repeat(match &cli.dir {
+        Some(dir) => Typed::dir(&dir.to_string_lossy()),
+        None => Typed::cluster(&cli.cluster.typed()),
+    });
     let layout = Layout::new(cli.dir, |name| std::env::var(name).ok());
     let mut context = Context { layout, dir_asked, flags: cli.cluster, now: crate::clock::unix_seconds(), printer };
     if dir_asked && cli.command.is_about_a_cluster() {
@@ -88,7 +90,7 @@ pub fn dispatch(cli: Cli, printer: &mut Printer) -> Result<ExitCode, Failure> {
 /// Prints the script by which `shell` completes what is typed.
 fn completion(context: &mut Context, shell: clap_complete::Shell) -> Result<Exit, Failure> {
     let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Cli::command(), "mesh", &mut script);
+    clap_complete::generate(shell, &mut cli::command(), "mesh", &mut script);
     context.printer.data(&String::from_utf8_lossy(&script))?;
     Ok(Exit::Ok)
 }

@@ -20,7 +20,7 @@ mod output;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
-use clap::{CommandFactory, FromArgMatches};
+use clap::FromArgMatches;
 
 use crate::{failure::Exit, output::Printer};
 
@@ -47,7 +47,7 @@ fn run(args: impl IntoIterator<Item = OsString>, printer: &mut Printer) -> ExitC
 /// Under the name `kubectl-mesh` it is kubectl's plugin, and calls itself so.
 fn parse(args: Vec<OsString>) -> Result<cli::Cli, clap::Error> {
     let named = args.first().map(Path::new).and_then(Path::file_name);
-    let command = cli::Cli::command();
+    let command = cli::command();
     let command = if named.is_some_and(|name| name == "kubectl-mesh") {
         command.name("kubectl mesh").bin_name("kubectl mesh")
     } else {

@@ -6,6 +6,7 @@
 pub mod marks;
 mod screen;
 pub mod table;
+pub mod typed;
 pub mod units;
 
 use std::io::{self, IsTerminal, Write};
@@ -13,6 +14,7 @@ use std::io::{self, IsTerminal, Write};
 use self::{
     marks::{Mark, Style},
     screen::Screen,
+    typed::Typed,
 };
 use crate::failure::{Exit, Failure};
 
@@ -39,6 +41,7 @@ pub struct Printer {
     terminal: bool,
     style: Style,
     screen: Screen,
+    typed: Typed,
 }
 
 impl Printer {
@@ -47,12 +50,21 @@ impl Printer {
         // One that cannot move its cursor gets what a file gets.
         let terminal = io::stdout().is_terminal() && env("TERM").is_none_or(|term| term != "dumb");
         let style = Style::new(terminal, env);
-        Self { out: Box::new(io::stdout()), err: Box::new(io::stderr()), terminal, style, screen: Screen::default() }
+        Self { terminal, style, ..Self::to(Box::new(io::stdout()), Box::new(io::stderr())) }
     }
 
-    #[cfg(test)]
     pub fn to(out: Box<dyn Write>, err: Box<dyn Write>) -> Self {
-        Self { out, err, terminal: false, style: Style::default(), screen: Screen::default() }
+        Self { out, err, terminal: false, style: Style::default(), screen: Screen::default(), typed: Typed::default() }
+    }
+
+    /// From now on, hinted commands have the options that were typed.
+    pub fn repeat(&mut self, typed: Typed) {
+        self.typed = typed;
+    }
+
+    /// What hinted commands are to have.
+    pub fn typed(&self) -> &Typed {
+        &self.typed
     }
 
     /// Whether output goes to a person's terminal.
@@ -94,7 +106,7 @@ impl Printer {
     /// Prints what a person should know and a script should not read.
     pub fn note(&mut self, text: &str) {
         // With standard error closed nobody is there to be told.
-        let _ = writeln!(self.err, "{text}");
+        let _ = writeln!(self.err, "{}", self.typed.put_into(text));
     }
 
     pub fn failure(&mut self, failure: &Failure) {

@@ -39,7 +39,8 @@ fn mesh(line: &str, dir: &str) -> (String, String, ExitCode) {
 fn without_a_demo_every_command_says_so() {
     let scratch = Scratch::new("golden-none");
     let dir = scratch.join("none").display().to_string();
-    let golden = "error: no demo is running (looked in DIR)\nhint: start one with `mesh demo` in another terminal\n";
+    let golden =
+        "error: no demo is running (looked in DIR)\nhint: start one with `mesh --dir DIR demo` in another terminal\n";
     for line in [
         "mesh --dir DIR stat",
         "mesh --dir DIR stat svc/web -o json",
@@ -76,9 +77,11 @@ fn without_a_cluster_every_command_that_needs_one_says_so() {
         let (out, err, code) = mesh(line, &dir);
         let what = "error: there is no kubeconfig at DIR\nhint: name another one with `--kubeconfig FILE`";
         assert!(err.starts_with(what), "{line}: {err}");
+        assert!(err.ends_with("see this mesh without a cluster: `mesh demo`\n"), "{line}: {err}");
         assert_eq!((out.as_str(), code), ("", Exit::Error.into()), "{line}");
     }
     let (out, err, code) = mesh("mesh --kubeconfig DIR version", &dir);
+    assert_eq!(out.lines().count(), 2, "{out}");
     assert!(out.contains("Server version: unavailable (there is no kubeconfig at"), "{out}");
     assert_eq!((err.as_str(), code), ("", Exit::Ok.into()), "asking for the version never fails");
 }
@@ -100,6 +103,7 @@ fn usage_errors_say_what_to_write() {
         ("mesh stat --as-group admins", "--as-group needs --as"),
         ("mesh check --pre --proxy", "cannot be used with"),
         ("mesh check --dir x", "--dir is about a demo, and this command about a cluster"),
+        ("mesh diagnostics endpoints web --dir x", "--dir is about a demo, and this command about a cluster"),
         ("mesh demo --context x", "the cluster options are about a cluster, and this command about a demo"),
         ("mesh install -n shop", "the mesh is always in the namespace lacewing"),
         ("mesh upgrade -n shop", "the mesh is always in the namespace lacewing"),
@@ -138,7 +142,34 @@ fn help_and_version_go_to_standard_output() {
         assert_eq!((err.as_str(), code), ("", Exit::Ok.into()), "{line}");
     }
     let (help, _, _) = mesh("mesh --help", "/x");
+    assert!(help.contains("--dir <DIR>") && help.contains("--context <NAME>"), "{help}");
     assert!(!help.contains("\n  run "), "what the demo uses itself is not shown: {help}");
+}
+
+#[test]
+fn help_shows_the_options_that_a_command_takes() {
+    const ALL: [&str; 6] = ["--dir <", "--kubeconfig <", "--context <", "--namespace <", "--as <", "--as-group <"];
+    for (command, taken) in [
+        ("stat", &ALL[..]),
+        ("diagnostics destination", &ALL),
+        ("check", &ALL[1..]),
+        ("diagnostics endpoints", &ALL[1..]),
+        ("diagnostics applied", &[ALL[0], ALL[1], ALL[2], ALL[4], ALL[5]]),
+        ("version", &[ALL[1], ALL[2], ALL[4], ALL[5]]),
+        ("inject", &[ALL[1], ALL[2], ALL[4], ALL[5]]),
+        ("demo", &ALL[..1]),
+        ("demo fault", &ALL[..1]),
+        ("demo fault slow", &ALL[..1]),
+        ("install", &[]),
+        ("uninject", &[]),
+        ("completion", &[]),
+    ] {
+        for line in [format!("mesh {command} --help"), format!("mesh help {command}")] {
+            let (help, _, code) = mesh(&line, "/x");
+            let shown: Vec<_> = ALL.into_iter().filter(|option| help.contains(option)).collect();
+            assert_eq!((shown.as_slice(), code), (taken, Exit::Ok.into()), "{line}: {help}");
+        }
+    }
 }
 
 #[test]

@@ -164,6 +164,13 @@ fn bad_settings_are_named_all_at_once_and_a_taken_port_with_its_setting() {
 }
 
 #[test]
+fn a_version_without_a_cluster_says_why_there_is_no_other() {
+    let out = Command::new(mesh()).env_clear().env("HOME", "/nowhere").arg("version").output().unwrap();
+    assert_eq!(out.status.code(), Some(0), "{}", text(&out));
+    says(&text(&out), &["Client version: ", "Server version: unavailable (there is no kubeconfig at /nowhere/"]);
+}
+
+#[test]
 fn commands_that_cannot_work_say_why_and_harm_no_demo() {
     let demo = Demo::start(20);
     let refused = |args: &[&str], code: i32, parts: &[&str]| {
@@ -187,7 +194,7 @@ fn commands_that_cannot_work_say_why_and_harm_no_demo() {
     let subnet = ip.rsplit_once('.').unwrap().0;
     let out = Command::new(mesh()).args(["demo", "--subnet", subnet, "--dir"]).arg(&other).output().unwrap();
     assert_eq!(out.status.code(), Some(1), "{}", text(&out));
-    says(&text(&out), &["cannot listen on", subnet, "which the controller needs", "mesh demo --subnet"]);
+    says(&text(&out), &["cannot listen on", subnet, "which the controller needs", "demo --subnet"]);
     assert!(!other.exists(), "it leaves nothing behind");
 
     // Here is an app that speaks HTTP/2: heads that are too long, in its frames.
@@ -209,7 +216,8 @@ fn commands_that_cannot_work_say_why_and_harm_no_demo() {
     {
         let out = Command::new(mesh()).arg("--dir").arg(&dir).args(args).output().unwrap();
         assert_eq!(out.status.code(), Some(5), "mesh {args:?}: {}", text(&out));
-        says(&text(&out), &["no demo is running", &dir.display().to_string(), "hint: start one with `mesh demo`"]);
+        let hint = format!("hint: start one with `mesh --dir {} demo`", dir.display());
+        says(&text(&out), &["no demo is running", &dir.display().to_string(), &hint]);
     }
 }
 

@@ -60,7 +60,16 @@ impl fmt::Display for ContextName {
 impl Flags {
     /// Whether the flags say that a cluster is meant. `-n` does not: a demo has a namespace, too.
     pub fn choose_cluster(&self) -> bool {
-        self.kubeconfig.is_some() || self.context.is_some() || self.as_user.is_some() || !self.as_group.is_empty()
+        !self.typed().is_empty()
+    }
+
+    /// Those that choose a cluster, with their values.
+    pub fn typed(&self) -> Vec<(&'static str, String)> {
+        let kubeconfig = self.kubeconfig.as_ref().map(|path| ("--kubeconfig", path.display().to_string()));
+        let context = self.context.clone().map(|name| ("--context", name));
+        let user = self.as_user.clone().map(|name| ("--as", name));
+        let groups = self.as_group.iter().map(|name| ("--as-group", name.clone()));
+        [kubeconfig, context, user].into_iter().flatten().chain(groups).collect()
     }
 
     /// The context that would be used, if there is a kubeconfig that names one. Asks nobody.

@@ -20,7 +20,7 @@ use crate::{
     cli::{self, CheckFormat, FailOn},
     cluster::Cluster,
     failure::{Exit, Failure},
-    output::{Printer, marks::Mark, table::SCHEMA_VERSION, units},
+    output::{Printer, marks::Mark, table::SCHEMA_VERSION, typed::Typed, units},
 };
 
 /// Pause between two looks of `--wait`.
@@ -40,7 +40,8 @@ pub fn run(context: &mut Context, options: &cli::Check) -> Result<Exit, Failure>
         let deadline = options.wait.map(|wait| Instant::now() + wait);
         let live = deadline.is_some() && options.output == CheckFormat::Table && context.printer.is_terminal();
         let stream = deadline.is_none() && options.output != CheckFormat::Json;
-        let look = Look { cluster, namespace: context.flags.namespace.clone(), options, now: context.now };
+        let (namespace, typed) = (context.flags.namespace.clone(), context.printer.typed().clone());
+        let look = Look { cluster, namespace, options, now: context.now, typed };
         let mut first = live;
         let found = loop {
             let mut seen = Vec::new();
@@ -110,13 +111,17 @@ struct Look<'a> {
     namespace: Option<String>,
     options: &'a cli::Check,
     now: u64,
+    typed: Typed,
 }
 
 impl Look<'_> {
     /// Gathers all categories at once and hands each to `show` in its order.
     async fn all(&self, mut show: impl FnMut(&Category) -> Result<(), Failure>) -> Result<Found, Failure> {
         let mut found = Found { categories: Vec::new(), absent: false };
-        let mut add = |name, checks, found: &mut Found| {
+        let mut add = |name, mut checks: Vec<Check>, found: &mut Found| {
+            for fix in checks.iter_mut().filter_map(|check| check.fix.as_mut()) {
+                *fix = self.typed.put_into(fix);
+            }
             let category = Category { name, checks };
             show(&category)?;
             found.categories.push(category);

@@ -25,7 +25,7 @@ use crate::{
     },
     failure::{Exit, Failure},
     mesh::Roll,
-    output::Printer,
+    output::{Printer, typed::word},
 };
 
 /// When the first numbers are shown, after traffic has begun.
@@ -128,7 +128,7 @@ fn invocation(layout: &Layout) -> String {
     let mut text = if in_path { "mesh".to_owned() } else { from_here(&exe).display().to_string() };
     let usual = Layout::new(None, |name| std::env::var(name).ok());
     if usual.root() != layout.root() {
-        let _ = write!(text, " --dir {}", layout.root().display());
+        let _ = write!(text, " --dir {}", word(&layout.root().to_string_lossy()));
     }
     text
 }

@@ -11,6 +11,7 @@ use crate::{
         faults::{self, CONTROLLER, Fault},
     },
     failure::{Exit, Failure},
+    output::units,
 };
 
 pub fn set(context: &mut Context, command: FaultCommand) -> Result<Exit, Failure> {
@@ -24,11 +25,13 @@ pub fn set(context: &mut Context, command: FaultCommand) -> Result<Exit, Failure
     faults::set(&context.layout.faults(), &name, fault).map_err(|e| Failure::file("write", &file, &e))?;
     let what = match fault {
         Fault::Kill if name == CONTROLLER => "is killed: see how the mesh runs on without it".to_owned(),
-        Fault::Slow(by) => format!("answers {}ms later", by.as_millis()),
+        Fault::Slow(by) => format!("answers {} later", units::exact(by)),
         Fault::Fail => "answers every request with an error".to_owned(),
         Fault::Kill => "is killed, its proxy too".to_owned(),
     };
-    context.printer.data(&format!("{name} {what}; end it with `mesh demo heal {name}`"))?;
+    let said = format!("{name} {what}; end it with `mesh demo heal {name}`");
+    let said = context.printer.typed().put_into(&said);
+    context.printer.data(&said)?;
     Ok(Exit::Ok)
 }
 

@@ -20,23 +20,24 @@ pub fn run(context: &mut Context, options: &Values) -> Result<Exit, Failure> {
     home(context)?;
     let mut given = json!({});
     add(&mut given, options)?;
-    let rendered = render(given)?;
+    let rendered = render(given, options)?;
     context.printer.data(&rendered.manifests)?;
     context.printer.note(rendered.notes.trim_end());
     Ok(Exit::Ok)
 }
 
 /// Renders the chart with `given` values, which are kept for `mesh upgrade`; the namespace is made with the rest unless
-/// they say otherwise.
-pub fn render(given: Value) -> Result<Rendered, Failure> {
+/// they say otherwise. Wrong ones are a wrong command line only where all of them were typed there.
+pub fn render(given: Value, options: &Values) -> Result<Rendered, Failure> {
+    let exit = if options.files.is_empty() { Exit::Usage } else { Exit::Error };
     if given.get(KEPT).is_some() {
-        return Err(Failure::new(Exit::Usage, format!("{KEPT}: this command writes it itself; leave it out")));
+        return Err(Failure::new(exit, format!("{KEPT}: this command writes it itself; leave it out")));
     }
     let kept = if given == json!({}) { String::new() } else { given.to_string() };
     let mut all = json!({ "createNamespace": true, KEPT: kept });
     values::merge(&mut all, given);
     chart::render(all).map_err(|why| {
-        let failure = Failure::new(Exit::Usage, format!("these values cannot be used:\n  {why}"));
+        let failure = Failure::new(exit, format!("these values cannot be used:\n  {why}"));
         match why {
             ChartError::Values(_) => failure.hint("docs/install.md lists all values with their defaults"),
             ChartError::Template { .. } => Failure::error(format!("the chart cannot be rendered: {why}")),
@@ -51,7 +52,7 @@ pub fn add(given: &mut Value, more: &Values) -> Result<(), Failure> {
     }
     for file in &more.files {
         let read = values::read(&manifest::text(file, values::FILE_MAX)?);
-        let read = read.map_err(|why| Failure::new(Exit::Usage, format!("{}: {why}", file.display())))?;
+        let read = read.map_err(|why| Failure::error(format!("{}: {why}", file.display())))?;
         values::merge(given, read);
     }
     let typed = more.set.iter().map(|set| ("--set", set, false));
@@ -101,13 +102,19 @@ mod tests {
             "proxy": { "annotations": { "skip-inbound-ports": "25" } },
         });
         assert_eq!(given, expected);
-        let manifests = render(given).expect("it renders").manifests;
+        let manifests = render(given, &Values::default()).expect("it renders").manifests;
         assert!(
             manifests.contains("kind: Namespace\n") && manifests.contains("lacewing.dev/values: \"{\\\"controller")
         );
-        assert!(!render(json!({})).expect("it renders").manifests.contains("lacewing.dev/values"), "nothing was given");
         assert!(
-            !render(json!({ "createNamespace": false })).expect("it renders").manifests.contains("kind: Namespace\n")
+            !render(json!({}), &Values::default()).expect("it renders").manifests.contains("lacewing.dev/values"),
+            "nothing was given"
+        );
+        assert!(
+            !render(json!({ "createNamespace": false }), &Values::default())
+                .expect("it renders")
+                .manifests
+                .contains("kind: Namespace\n")
         );
     }
 
@@ -116,6 +123,8 @@ mod tests {
         let scratch = Scratch::new("install-bad");
         let bad = scratch.join("bad.yaml");
         std::fs::write(&bad, "a: [").expect("write");
+        let unknown = scratch.join("unknown.yaml");
+        std::fs::write(&unknown, "controler: {}").expect("write");
         let big = scratch.join("big.yaml");
         std::fs::write(&big, vec![b'#'; usize::try_from(values::FILE_MAX).expect("small") + 1]).expect("write");
         let set = |text: &str| Values { set: vec![text.to_owned()], ..Values::default() };
@@ -124,12 +133,13 @@ mod tests {
             (set("controller.replicas"), Exit::Usage, "--set controller.replicas: \"replicas\" has no value"),
             (set("controler.replicas=3"), Exit::Usage, "controler: there is no such value; did you mean controller?"),
             (set("givenValues=x"), Exit::Usage, "this command writes it itself"),
-            (file(&bad), Exit::Usage, "bad.yaml: "),
+            (file(&bad), Exit::Error, "bad.yaml: "),
+            (file(&unknown), Exit::Error, "controler: there is no such value"),
             (file(&big), Exit::Error, "larger than 1048576 bytes"),
             (file(Path::new("/nowhere/at/all")), Exit::Error, "cannot read /nowhere/at/all"),
         ] {
             let mut given = json!({});
-            let done = add(&mut given, &values).and_then(|()| render(given).map(|_| ()));
+            let done = add(&mut given, &values).and_then(|()| render(given, &values).map(|_| ()));
             let failure = done.expect_err(part);
             assert!(failure.exit() == exit && failure.to_string().contains(part), "{failure}");
         }

@@ -53,11 +53,11 @@ impl Row for StatRow {
         Column::number("WRITE_BYTES/SEC").only(|view| view.wide),
     ];
 
-    fn cells(&self, view: View) -> Vec<String> {
+    fn cells(&self, _: View) -> Vec<String> {
         let n = &self.numbers;
         vec![
             self.namespace.clone(),
-            if view.kinds { format!("{}/{}", self.short_kind, self.name) } else { self.name.clone() },
+            format!("{}/{}", self.short_kind, self.name),
             self.meshed.clone().unwrap_or_else(|| MISSING.to_owned()),
             units::percent(n.success_rate),
             units::rate(n.rps),
@@ -175,7 +175,6 @@ async fn show(context: &mut Context<'_>, options: &Stat, resource: Option<&Selec
     rows.retain(|row| options.selector.is_none() || row.kind != Kind::Service.name());
     let view = View {
         namespaces: options.all_namespaces,
-        kinds: resource.is_none_or(|resource| resource.kind.is_none()),
         wide: options.output == WideFormat::Wide,
         columns: context.printer.columns(),
     };
@@ -219,7 +218,7 @@ fn resource(options: &Stat) -> Result<Option<Selector>, Failure> {
 /// The table of all workloads and services, for the demo's first numbers.
 pub async fn overview(roll: &Roll, window: Duration) -> String {
     let rows = select(rows(&live::reports(&roll.pods, window).await, roll, &Calls::All), None, None);
-    table::text(&rows, View { kinds: true, ..View::default() })
+    table::text(&rows, View::default())
 }
 
 /// What is being added up for one row.

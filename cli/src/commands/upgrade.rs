@@ -27,7 +27,7 @@ pub fn run(context: &mut Context, options: &Values) -> Result<Exit, Failure> {
     })?;
     let (mut given, version) = current(&found, &place)?;
     install::add(&mut given, options)?;
-    let rendered = install::render(given)?;
+    let rendered = install::render(given, options)?;
     context.printer.data(&rendered.manifests)?;
     context.printer.note(&format!(
         "from {} to {}, for `kubectl apply -f -`",

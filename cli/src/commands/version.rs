@@ -26,7 +26,7 @@ pub const CLIENT: &str = env!("CARGO_PKG_VERSION");
 
 pub fn run(context: &mut Context, options: &Version) -> Result<Exit, Failure> {
     context.printer.data(&format!("Client version: {CLIENT}"))?;
-    if options.client || context.flags.current().is_none() && !context.flags.choose_cluster() {
+    if options.client {
         return Ok(Exit::Ok);
     }
     let flags = context.flags.clone();

@@ -356,8 +356,8 @@ fn occupied(lock: &mut File, path: &Path, now: u64) -> Failure {
         None => format!("directory {root}"),
     };
     Failure::error(format!("a demo is running already ({who})")).hint(
-        "look at it with `mesh stat`, end it with Ctrl-C where it runs, or start a second one: \
-               `mesh demo --dir DIR --subnet 127.1.5`",
+        "look at it with `mesh stat`, end it with Ctrl-C where it runs, or start a second one \
+         with `--dir DIR --subnet 127.1.5`",
     )
 }
 

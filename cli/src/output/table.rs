@@ -18,8 +18,6 @@ const CUT: &str = "..";
 pub struct View {
     /// A NAMESPACE column in front.
     pub namespaces: bool,
-    /// `deploy/web` rather than `web`.
-    pub kinds: bool,
     /// The columns of `-o wide`.
     pub wide: bool,
     /// Columns of the terminal, where there is one: longer names lose their middle.

@@ -71,6 +71,11 @@ pub fn span(span: Duration) -> String {
     format!("{}{}{rest}", large.0, large.1)
 }
 
+/// A time span to the millisecond, as people write it: `250ms`, `1s`, `1.5s`.
+pub fn exact(span: Duration) -> String {
+    if span < Duration::from_secs(1) { format!("{}ms", span.as_millis()) } else { format!("{}s", span.as_secs_f64()) }
+}
+
 /// Reads a time span: numbers with their units, the largest first, as in `90s`, `1m30s` or `250ms`.
 ///
 /// # Errors
@@ -107,6 +112,15 @@ fn parts(text: &str) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn delays_are_echoed_as_people_write_them() {
+        for (ms, text) in
+            [(0, "0ms"), (200, "200ms"), (1_000, "1s"), (1_500, "1.5s"), (1_001, "1.001s"), (60_000, "60s")]
+        {
+            assert_eq!(exact(Duration::from_millis(ms)), text);
+        }
+    }
 
     #[test]
     fn latencies_show_a_decimal_below_ten_milliseconds() {

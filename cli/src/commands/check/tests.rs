@@ -27,7 +27,8 @@ async fn look(answers: Vec<(&str, u16, Value)>, line: &str) -> (Found, Exit) {
     let cluster = Cluster::connect(&fake.flags(&scratch)).await.expect("a cluster");
     let options = options(line);
     // 2026-11-22 12:00:00 UTC, as the server says.
-    let look = Look { cluster, namespace: None, options: &options, now: 1_795_348_800 };
+    let typed = Typed::cluster(&[("--context", "dev".to_owned())]);
+    let look = Look { cluster, namespace: None, options: &options, now: 1_795_348_800, typed };
     let found = look.all(|_| Ok(())).await.expect("found");
     let exit = exit(&found, &options);
     (found, exit)
@@ -61,7 +62,7 @@ async fn where_nothing_is_installed_that_is_what_is_said() {
     let shown = whole(&printer(), &found.categories, CheckFormat::Short);
     let golden = "x install: the controller is installed\n    \
                   there is no Deployment lacewing-controller in namespace lacewing\n    \
-                  fix: install it: `mesh install | kubectl apply -f -`\n";
+                  fix: install it: `mesh --context dev install | kubectl --context dev apply -f -`\n";
     assert_eq!(shown, golden);
     assert_eq!(verdict(&printer(), &found.categories), "x 1 error, 0 warnings");
 }
@@ -71,7 +72,7 @@ async fn while_it_waits_what_is_well_takes_a_line() {
     let (found, _) = look(nothing(), "mesh check").await;
     let wrong = "x install: the controller is installed\n    \
                  there is no Deployment lacewing-controller in namespace lacewing\n    \
-                 fix: install it: `mesh install | kubectl apply -f -`\n";
+                 fix: install it: `mesh --context dev install | kubectl --context dev apply -f -`\n";
     let left = Some(Duration::from_millis(61_400));
     let picture = format!("x 1 error, 0 warnings; looking again, 1m1s left\n\n+ kubernetes (3)\n{wrong}");
     assert_eq!(checklist(&printer(), &found.categories, left), picture);
@@ -97,7 +98,7 @@ async fn before_an_installation_only_what_it_needs_is_checked() {
     let check = &document["categories"][1]["checks"][1];
     assert_eq!(check["result"], "error");
     assert!(check["message"].as_str().is_some_and(|words| words.contains("clusterroles")), "{check}");
-    assert!(check["fix"].as_str().is_some_and(|words| words.contains("kubectl auth can-i")), "{check}");
+    assert!(check["fix"].as_str().is_some_and(|words| words.contains("kubectl --context dev auth can-i")), "{check}");
 }
 
 #[tokio::test]
@@ -117,7 +118,7 @@ async fn a_server_that_refuses_is_all_there_is_to_say() {
     let shown = whole(&printer(), &found.categories, CheckFormat::Table);
     assert!(
         shown.starts_with("kubernetes\n----------\nx the API server of context dev")
-            && shown.contains("kubectl auth whoami"),
+            && shown.contains("kubectl --context dev auth whoami"),
         "{shown}"
     );
 }
@@ -138,7 +139,10 @@ async fn without_rights_what_cannot_be_known_is_no_success() {
     let (found, exit) = look(answers, "mesh check").await;
     assert_eq!((worst(&found.categories), exit), (Outcome::Error, Exit::CheckErrors));
     let shown = whole(&printer(), &found.categories, CheckFormat::Short);
-    assert!(shown.contains("you may not list nodes") && shown.contains("kubectl auth can-i list nodes"), "{shown}");
+    assert!(
+        shown.contains("you may not list nodes") && shown.contains("kubectl --context dev auth can-i list nodes"),
+        "{shown}"
+    );
 }
 
 #[tokio::test]

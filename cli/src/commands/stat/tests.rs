@@ -70,9 +70,9 @@ fn the_table_has_the_columns_that_hands_and_scripts_know() {
     let lines: Vec<&str> = text.lines().collect();
     let header: Vec<&str> = lines[0].split_whitespace().collect();
     assert_eq!(header, ["NAME", "MESHED", "SUCCESS", "RPS", "LATENCY_P50", "LATENCY_P95", "LATENCY_P99", "TCP_CONN"]);
-    assert!(lines[1].starts_with("web         2/2   95.00%  20.0rps"), "{text}");
-    assert!(lines[3].split_whitespace().eq(["traffic", "1/1", "-", "-", "-", "-", "-", "-"]), "{text}");
-    let wide = table::text(&rows, View { wide: true, namespaces: true, kinds: true, columns: None });
+    assert!(lines[1].starts_with("deploy/web         2/2   95.00%  20.0rps"), "{text}");
+    assert!(lines[3].split_whitespace().eq(["deploy/traffic", "1/1", "-", "-", "-", "-", "-", "-"]), "{text}");
+    let wide = table::text(&rows, View { wide: true, namespaces: true, columns: None });
     assert!(wide.starts_with("NAMESPACE  NAME "), "{wide}");
     let web = wide.lines().nth(1).expect("a row");
     assert!(web.starts_with("emojivoto  deploy/web ") && web.ends_with("  2.0B/s           4.0B/s"), "{wide}");

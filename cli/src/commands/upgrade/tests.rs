@@ -36,7 +36,7 @@ fn what_is_typed_lies_over_what_is_kept_and_is_kept_itself() {
     let (mut given, _) = current(&[deployment(&kept)], "here").expect("values");
     let more = Values { set: vec!["controller.replicas=2".to_owned()], ..Values::default() };
     install::add(&mut given, &more).expect("good");
-    let manifests = install::render(given).expect("it renders").manifests;
+    let manifests = install::render(given, &Values::default()).expect("it renders").manifests;
     assert!(
         manifests.contains(r#"lacewing.dev/values: "{\"controller\":{\"logLevel\":\"debug\",\"replicas\":2}}""#),
         "{manifests}"
@@ -72,7 +72,7 @@ fn what_an_upgrade_leaves_over_is_named() {
     let there: Vec<Found> = ["PodDisruptionBudget", "Deployment", "Lease", "Secret", "Namespace", "PodMonitor"]
         .map(|kind| found(kind, &json!({})))
         .into();
-    let one = install::render(json!({})).expect("it renders");
+    let one = install::render(json!({}), &Values::default()).expect("it renders");
     let notes = obsolete(&there, &one);
     assert_eq!(
         notes,
@@ -82,5 +82,5 @@ fn what_an_upgrade_leaves_over_is_named() {
         ]
     );
     let more = json!({ "controller": { "replicas": 3 }, "podMonitor": { "enabled": true } });
-    assert_eq!(obsolete(&there, &install::render(more).expect("it renders")), Vec::<String>::new());
+    assert_eq!(obsolete(&there, &install::render(more, &Values::default()).expect("it renders")), Vec::<String>::new());
 }
