@@ -280,6 +280,10 @@ fn remove(node: &mut Node) -> Result<Done, String> {
             edit.remove(&["metadata", "annotations", key])?;
         }
     }
+    // Where it held nothing else, injection had made it.
+    if edit.get(&["metadata"]) == Some(&json!({})) && before["metadata"] != json!({}) {
+        edit.remove(&["metadata"])?;
+    }
     if *edit.value() == before {
         return Ok(Done::Skipped("there is nothing of the mesh in it".to_owned()));
     }

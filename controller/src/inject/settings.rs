@@ -135,10 +135,17 @@ pub fn check(key: &str, value: &str) -> Result<&'static Setting, String> {
     })
 }
 
-/// Words for an annotation under our prefixes that means nothing, with the one that may be meant.
+/// Words for an annotation under our prefixes that means nothing, with the one that may be meant. The prefixes are long
+/// and right: what differs is the rest, or which of them it is.
 pub fn unknown_annotation(key: &str) -> String {
-    let meant = nearest(key, labels::annotations()).map(|known| format!("; did you mean {known}?"));
-    format!("{}{}", Refused::Unknown(key.to_owned()), meant.unwrap_or_default())
+    let rest = |key: &'static str| key.rsplit_once('/').map_or(key, |(_, rest)| rest);
+    let meant = nearest(key.rsplit_once('/').map_or(key, |(_, rest)| rest), labels::annotations().map(rest));
+    let meant = meant.and_then(|meant| labels::annotations().find(|known| rest(known) == meant));
+    let next = meant.map_or_else(
+        || "; docs/injection.md lists those there are".to_owned(),
+        |known| format!("; did you mean {known}?"),
+    );
+    format!("{}{next}", Refused::Unknown(key.to_owned()))
 }
 
 impl Effective<'_> {

@@ -222,6 +222,18 @@ fn what_cannot_be_honoured_is_refused_with_the_cause_and_the_way_out() {
         (annotated("config.lacewing.dev/opaque-ports", "25"), ["opaque-ports", "not honoured", "appProtocol"]),
         (annotated("config.lacewing.dev/skip-inbound-port", "25"), ["skip-inbound-port\"", "did you mean", "ports?"]),
         (annotated("lacewing.dev/injekt", "enabled"), ["injekt", "did you mean", "lacewing.dev/inject"]),
+        (
+            annotated("lacewing.dev/rotate", "1"),
+            ["lacewing.dev/rotate", "no annotation", "; docs/injection.md lists those"],
+        ),
+        (
+            annotated("config.lacewing.dev/bogus", "1"),
+            ["config.lacewing.dev/bogus", "no", "; docs/injection.md lists those"],
+        ),
+        (
+            annotated("lacewing.dev/proxy-image", "x"),
+            ["proxy-image", "did you mean", "config.lacewing.dev/proxy-image?"],
+        ),
         (annotated("lacewing.dev/proxy-address", "10.0.0.1:4143"), ["proxy-address", "not redirected", "redirects"]),
         (containers(json!({"name": "a", "securityContext": {"runAsUser": 2102}})), ["\"a\"", "2102", "choose another"]),
         (json!({"spec": {"securityContext": {"runAsUser": 2102}}}), ["\"app\"", "2102", "choose another"]),
@@ -229,7 +241,7 @@ fn what_cannot_be_honoured_is_refused_with_the_cause_and_the_way_out() {
         (json!({"spec": {"containers": "none"}}), ["no pod", "invalid type", "string"]),
     ] {
         let why = refusal(&with(enabled(), more));
-        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+        assert!(parts.iter().all(|part| why.contains(part)), "{parts:?} in {why}");
     }
     let both = with(
         annotated("config.lacewing.dev/proxy-cpu-limit", "many"),
@@ -259,7 +271,7 @@ fn pod_security_that_forbids_the_init_step_is_named() {
         match in_namespace(&enabled(), &[], &[(labels::POD_SECURITY, level)]) {
             Outcome::Refused(why) if refused => {
                 let parts = [level, labels::POD_SECURITY, "NET_ADMIN", "enforce privileged", "disabled"];
-                assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+                assert!(parts.iter().all(|part| why.contains(part)), "{parts:?} in {why}");
             }
             Outcome::Injected(_) if !refused => {}
             other => panic!("{level}: {other:?}"),

@@ -3,16 +3,18 @@
 
 /// Longest name, in bytes, for which a guess is made. Kubernetes names end at 253.
 const NAME_MAX: usize = 253;
+/// Most edits of a slip: beyond, another word was meant.
+const EDITS_MAX: usize = 2;
 /// Most candidates compared for one guess.
 const CANDIDATES_MAX: usize = 1_000;
 
-/// The candidate nearest to `name`: at most a third of its letters differ.
+/// The candidate nearest to `name`: at most two of its letters differ, and at most a third of a short one's.
 pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     if name.len() > NAME_MAX {
         return None;
     }
     let name = lower(name);
-    let allowed = (name.len() / 3).max(1);
+    let allowed = (name.len() / 3).clamp(1, EDITS_MAX);
     candidates
         .into_iter()
         .take(CANDIDATES_MAX)
@@ -62,6 +64,8 @@ mod tests {
             ("WEB", Some("web")),
             ("emojii", Some("emoji")),
             ("database", None),
+            ("initConatniners", Some("initContainers")),
+            ("fewContainers", None),
             ("", None),
         ] {
             assert_eq!(nearest(typed, known), meant, "{typed}");

@@ -3,8 +3,8 @@
 
 use std::{io::Write, process::ExitCode};
 
-use crate::{log, settings::EXIT_BAD_SETTINGS};
-
+/// Exit code of a command line that means nothing, as everybody's.
+const EXIT_USAGE: u8 = 2;
 /// The version of the whole workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -26,15 +26,25 @@ fn text(words: &[&str], name: &str, help: &str) -> Option<String> {
 
 /// Refuses words that mean nothing.
 pub fn refused(words: &[&str], name: &str, help: &str) -> ExitCode {
-    // There is no log yet, and this is all that it will say.
-    let _ = log::init("error");
-    tracing::error!("{name}: unknown arguments {words:?}\n{help}");
-    ExitCode::from(EXIT_BAD_SETTINGS)
+    // For whoever typed it, not for a log.
+    let _ = std::io::stderr().write_all(refusal(words, name, help).as_bytes());
+    ExitCode::from(EXIT_USAGE)
+}
+
+fn refusal(words: &[&str], name: &str, help: &str) -> String {
+    let said: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
+    format!("error: {name} does not know what {} means\n\n{help}\n", said.join(" "))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_means_nothing_is_refused_with_all_there_is() {
+        let said = refusal(&["init", "--he\x1blb"], "x", "what it is");
+        assert_eq!(said, "error: x does not know what \"init\" \"--he\\u{1b}lb\" means\n\nwhat it is\n");
+    }
 
     #[test]
     fn two_words_have_an_answer_each_alone() {

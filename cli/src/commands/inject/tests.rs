@@ -185,6 +185,27 @@ spec:
 }
 
 #[test]
+fn nothing_empty_is_left_where_injection_had_made_a_map() {
+    let deployment = |template: &str| {
+        format!(
+            "kind: Deployment\nmetadata:\n  name: web\nspec:\n  template:\n{template}    spec:\n      containers:\n      - name: a\n"
+        )
+    };
+    let json = "{\"kind\": \"Pod\", \"spec\": {\"containers\": [{\"name\": \"a\"}]}}\n";
+    let labelled = deployment("    metadata:\n      labels:\n        app: web\n");
+    for text in [&deployment(""), &labelled, json] {
+        for manual in [false, true] {
+            let injected = inject_text(text, manual, &[("proxy-workers", "2")]).out;
+            assert!(injected.contains("annotations"), "{injected}");
+            assert_eq!(values(&uninject_text(&injected).out), values(text), "{injected}");
+        }
+        assert_eq!(uninject_text(&inject_text(text, false, &[]).out).out, text);
+    }
+    let empty = deployment("    metadata: {}\n");
+    assert!(uninject_text(&empty).said.contains("nothing of the mesh"), "somebody else's empty map stays");
+}
+
+#[test]
 fn manual_writes_what_the_webhook_would() {
     let ran = inject_text(WORKLOADS, true, &[]);
     let out = values(&ran.out);
