@@ -117,10 +117,14 @@ pub async fn release(
     }
     let place = Place { cluster, namespace };
     let giving = async {
-        let lease = place.read().await?;
-        match lease.and_then(|lease| Some((released(&lease.spec, &own, now())?, lease.metadata.resource_version))) {
-            Some((spec, version)) => place.write(Some(version), &spec).await.map(|()| true),
-            None => Ok(false),
+        loop {
+            let Some(lease) = place.read().await? else { return Ok(false) };
+            let Some(spec) = released(&lease.spec, &own, now()) else { return Ok(false) };
+            match place.write(Some(lease.metadata.resource_version), &spec).await {
+                // A renewal of ours was under way, or somebody else has it now: it is read again.
+                Err(error) if error.is(409) => {}
+                done => return done.map(|()| true),
+            }
         }
     };
     match timeout(RELEASE_TIMEOUT, giving).await.unwrap_or_else(|_| Err(ApiError::broken("no answer in time"))) {

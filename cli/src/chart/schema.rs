@@ -143,7 +143,8 @@ fn wrong_type(rule: &Value, value: &Value) -> Option<String> {
             other => other,
         })
         .collect();
-    let hint = if wanted == ["string"] && !value.is_object() && !value.is_array() {
+    let is_text_unquoted = wanted == ["string"] && !value.is_object() && !value.is_array();
+    let hint = if is_text_unquoted || wanted.contains(&"string") && value.is_number() {
         "; put it in quotes in a file, or use --set-string"
     } else {
         ""

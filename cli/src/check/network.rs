@@ -20,7 +20,7 @@ const GRPC: Port = Port { number: 8080, protocol: "TCP" };
 const WEBHOOK: Port = Port { number: 8443, protocol: "TCP" };
 /// By it a proxy finds the controller.
 const DNS: Port = Port { number: 53, protocol: "UDP" };
-/// Where the API server listens, where its Service and the endpoints of that cannot be read.
+/// Where the API server listens, at its Service and behind it, where these cannot be read.
 const API_SERVER_PORTS: [u16; 2] = [443, 6443];
 const API_SERVER: &str = "/api/v1/namespaces/default/services/kubernetes";
 const API_SERVER_SLICES: &str = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices\
@@ -36,35 +36,35 @@ pub struct Facts {
     /// All of them.
     pub pods: Known<Vec<Pod>>,
     pub controllers: Known<Vec<Pod>>,
-    pub server: Known<ApiServer>,
-    /// Cilium does not take pods by their addresses.
+    /// Where the API server is: as its Service has it, and as the endpoints of that have it.
+    pub server: [Known<Door>; 2],
+    /// Cilium takes neither pods nor nodes by their addresses.
     pub cilium: bool,
 }
 
-/// Where the API server is: every address of a door has every port of it.
+/// Every address has every port.
 #[derive(Debug, Clone)]
-pub struct ApiServer {
-    /// As its Service has it.
-    front: Door,
-    /// As its endpoints have it.
-    behind: Door,
-}
-
-#[derive(Debug, Clone)]
-struct Door {
+pub struct Door {
     addresses: Vec<IpAddr>,
     ports: Vec<u16>,
 }
 
-impl ApiServer {
-    fn new(service: &Service, slices: &[EndpointSlice]) -> Self {
+impl Door {
+    fn of_service(service: &Service) -> Self {
         let address = service.spec.cluster_ip.iter().filter_map(|address| address.parse().ok());
         let ports = service.spec.ports.iter().map(|port| port.port);
-        let front = Door { addresses: address.collect(), ports: ports.collect() };
+        Self { addresses: address.collect(), ports: ports.collect() }
+    }
+
+    fn of_slices(slices: &[EndpointSlice]) -> Self {
         let addresses = slices.iter().flat_map(|slice| &slice.endpoints).flat_map(|endpoint| &endpoint.addresses);
-        let addresses = addresses.filter_map(|address| address.parse().ok()).collect();
-        let ports = slices.iter().flat_map(|slice| &slice.ports).filter_map(|port| port.port).collect();
-        Self { front, behind: Door { addresses, ports } }
+        let ports = slices.iter().flat_map(|slice| &slice.ports).filter_map(|port| port.port);
+        Self { addresses: addresses.filter_map(|address| address.parse().ok()).collect(), ports: ports.collect() }
+    }
+
+    /// Its addresses; none, once, where none is known.
+    fn addresses(&self) -> Vec<Option<IpAddr>> {
+        if self.addresses.is_empty() { vec![None] } else { self.addresses.iter().copied().map(Some).collect() }
     }
 }
 
@@ -78,7 +78,10 @@ pub async fn gather(cluster: &Cluster) -> Facts {
         cluster.list(API_SERVER_SLICES),
         cluster.find::<Meta>(CILIUM)
     );
-    let server = service.and_then(|service| Ok(ApiServer::new(&service.unwrap_or_default(), &slices?)));
+    let server = [
+        service.map(|service| Door::of_service(&service.unwrap_or_default())),
+        slices.map(|slices: Vec<EndpointSlice>| Door::of_slices(&slices)),
+    ];
     // That it could not be read is said where Cilium is the matter, in `environment.rs`.
     let cilium = matches!(cilium, Ok(Some(_)));
     Facts { policies, namespaces, pods, controllers, server, cilium }
@@ -128,8 +131,8 @@ struct Port {
 #[derive(Clone, Copy)]
 enum Other<'a> {
     Pod(&'a Pod),
-    /// It is no pod, and may come from other addresses than those (if known) it listens at.
-    ApiServer(&'a [IpAddr]),
+    /// It is no pod, and may come from another address than this (if known), at which it listens.
+    ApiServer(Option<IpAddr>),
     /// Whom a rule names is not asked.
     Anybody,
 }
@@ -153,17 +156,19 @@ impl<'a> Net<'a> {
     /// Whether `pod` may be reached by `other` at its `port`, or reach that of `other`; none if it surely may.
     fn held(&self, pod: &Pod, way: Way, other: Other, port: Port, who: &str) -> Option<Held<'a>> {
         let policies: Vec<&NetworkPolicy> = self.policies.iter().filter(|policy| applies(policy, pod, way)).collect();
-        let target = match (way, other) {
-            (Way::In, _) => Some(pod),
-            (Way::Out, Other::Pod(other)) => Some(other),
-            (Way::Out, _) => None,
+        let named = |name: &str| match (way, other) {
+            (Way::In, _) => has_port(pod, name, port),
+            (Way::Out, Other::Pod(other)) => has_port(other, name, port),
+            // Ports have names in pods.
+            (Way::Out, Other::ApiServer(_)) => false,
+            (Way::Out, Other::Anybody) => true,
         };
         let rules = policies.iter().flat_map(|policy| {
             let rules = if way == Way::In { &policy.spec.ingress } else { &policy.spec.egress };
             rules.iter().map(|rule| (policy.metadata.namespace.as_deref().unwrap_or_default(), rule))
         });
         let open =
-            rules.filter(|(_, rule)| opens(rule, port, target)).map(|(home, rule)| self.means(rule, home, way, other));
+            rules.filter(|(_, rule)| opens(rule, port, named)).map(|(home, rule)| self.means(rule, home, way, other));
         let open = open.max().unwrap_or(if policies.is_empty() { Open::Yes } else { Open::No });
         (open != Open::Yes).then(|| Held { open, way, who: who.to_owned(), policies })
     }
@@ -198,12 +203,10 @@ impl<'a> Net<'a> {
                 let selected = peer.pod_selector.as_ref().is_none_or(|selector| selects(selector, &pod.metadata));
                 if in_namespace && selected { Open::Yes } else { Open::No }
             }
-            (Other::ApiServer(addresses), Some(block)) => {
-                let all = |answer| addresses.iter().all(|address| holds(block, *address) == Some(answer));
-                let is = |answer| !addresses.is_empty() && all(answer);
-                match way {
-                    _ if is(true) => Open::Yes,
-                    Way::Out if is(false) => Open::No,
+            (Other::ApiServer(address), Some(block)) => {
+                match (address.and_then(|address| holds(block, address)), way) {
+                    (Some(true), _) if !self.cilium => Open::Yes,
+                    (Some(false), Way::Out) => Open::No,
                     _ => Open::Unsure,
                 }
             }
@@ -226,18 +229,8 @@ fn applies(policy: &NetworkPolicy, pod: &Pod, way: Way) -> bool {
     typed && policy.metadata.namespace.as_deref() == Some(pod.namespace()) && selects(&spec.pod_selector, &pod.metadata)
 }
 
-/// Whether the rule is about this port of `target`; a name of a port of one unknown may be the one.
-fn opens(rule: &Rule, port: Port, target: Option<&Pod>) -> bool {
-    let named = |name: &str| {
-        target.is_none_or(|pod| {
-            let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
-            containers.flat_map(|container| &container.ports).any(|own| {
-                own.name.as_deref() == Some(name)
-                    && own.number == port.number
-                    && own.protocol.as_deref().unwrap_or("TCP") == port.protocol
-            })
-        })
-    };
+/// Whether the rule is about this port, which may be `named` so.
+fn opens(rule: &Rule, port: Port, named: impl Fn(&str) -> bool) -> bool {
     rule.ports.is_empty()
         || rule.ports.iter().any(|allowed| {
             allowed.protocol.as_deref().unwrap_or("TCP") == port.protocol
@@ -249,6 +242,15 @@ fn opens(rule: &Rule, port: Port, target: Option<&Pod>) -> bool {
                     None => true,
                 }
         })
+}
+
+fn has_port(pod: &Pod, name: &str, port: Port) -> bool {
+    let containers = pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    containers.flat_map(|container| &container.ports).any(|own| {
+        own.name.as_deref() == Some(name)
+            && own.number == port.number
+            && own.protocol.as_deref().unwrap_or("TCP") == port.protocol
+    })
 }
 
 /// Whether the address is in the block; none if the block cannot be read.
@@ -273,24 +275,30 @@ fn selects(selector: &Selector, object: &ObjectMeta) -> bool {
         })
 }
 
-fn api_server(net: &Net, controllers: &[Pod], server: &Known<ApiServer>) -> Check {
+fn api_server(net: &Net, controllers: &[Pod], server: &[Known<Door>; 2]) -> Check {
     let description = "no NetworkPolicy stands between the API server and the controller";
-    let unknown = API_SERVER_PORTS.map(|port| Door { addresses: Vec::new(), ports: vec![port] });
-    let doors = match server {
-        Ok(server) => [&server.front, &server.behind],
-        Err(_) => unknown.each_ref(),
-    };
+    let doors = [0, 1].map(|at| {
+        let guess = || Door { addresses: Vec::new(), ports: vec![API_SERVER_PORTS[at]] };
+        server[at].as_ref().map_or_else(|_| guess(), Clone::clone)
+    });
+    let is_known = server.iter().all(Result::is_ok);
     let mut held = Vec::new();
     for pod in controllers {
-        held.extend(net.held(pod, Way::In, Other::ApiServer(&doors[1].addresses), WEBHOOK, "the API server"));
-        held.extend(way_out(net, pod, doors));
+        let froms = doors[1].addresses().into_iter().map(Other::ApiServer);
+        let ins = froms.filter_map(|from| net.held(pod, Way::In, from, WEBHOOK, "the API server"));
+        held.extend(ins.min_by_key(|held| held.open));
+        held.extend(way_out(net, pod, &doors, is_known));
     }
-    let why = server.as_ref().err().map(|error| format!("cannot be known: {error}"));
+    let mut ports: Vec<u16> = doors.iter().flat_map(|door| door.ports.clone()).collect();
+    ports.dedup();
+    let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" and ");
+    let why = server.iter().find_map(|door| door.as_ref().err());
+    let why = why.map(|error| format!("cannot be known: {error}"));
     told(description, &held, |held| {
         match held.way {
         Way::In => Words {
             what: "TCP 8443",
-            mend: "let TCP 8443 in from everywhere: the API server is no pod that a selector could name",
+            mend: "let TCP 8443 in from everywhere: the API server is no pod that a selector could name".to_owned(),
             unsure: format!(
                 "whether the API server is among those let in {}",
                 why.as_deref().unwrap_or("cannot be known from here")
@@ -298,7 +306,7 @@ fn api_server(net: &Net, controllers: &[Pod], server: &Known<ApiServer>) -> Chec
         },
         Way::Out => Words {
             what: "TCP to the API server",
-            mend: "let TCP 443 and 6443 out to everywhere",
+            mend: format!("let TCP {ports} out to everywhere"),
             unsure: why.as_deref().map_or_else(
                 || "network plugins differ in whether they judge by the address and port of the Service `default/kubernetes` \
                     or by those behind it, and it is open to a part of these"
@@ -310,14 +318,17 @@ fn api_server(net: &Net, controllers: &[Pod], server: &Known<ApiServer>) -> Chec
     })
 }
 
-/// How the pod reaches the API server: surely only if every door is open to it, and not at all if none is.
-fn way_out<'a>(net: &Net<'a>, pod: &Pod, doors: [&Door; 2]) -> Option<Held<'a>> {
+/// How the pod reaches the API server: surely only if every way is open to it, and not at all if none is.
+fn way_out<'a>(net: &Net<'a>, pod: &Pod, doors: &[Door], is_known: bool) -> Option<Held<'a>> {
     let ways = doors.iter().flat_map(|door| {
-        let ports = door.ports.iter().map(|number| Port { number: *number, protocol: "TCP" });
-        ports.map(|port| net.held(pod, Way::Out, Other::ApiServer(&door.addresses), port, pod.name()))
+        let ways = door.addresses().into_iter().flat_map(|address| door.ports.iter().map(move |port| (address, *port)));
+        ways.map(|(address, number)| {
+            let port = Port { number, protocol: "TCP" };
+            net.held(pod, Way::Out, Other::ApiServer(address), port, pod.name())
+        })
     });
     let ways: Vec<Option<Held>> = ways.collect();
-    let is_shut = ways.iter().all(|way| way.as_ref().is_some_and(|held| held.open == Open::No));
+    let is_shut = is_known && ways.iter().all(|way| way.as_ref().is_some_and(|held| held.open == Open::No));
     let open = if is_shut { Open::No } else { Open::Unsure };
     ways.into_iter().flatten().next().map(|held| Held { open, ..held })
 }
@@ -338,8 +349,8 @@ fn proxies(net: &Net, controllers: &[Pod], meshed: &[&Pod]) -> Check {
     told(description, &held, |held| Words {
         what: "TCP 8080",
         mend: match held.way {
-            Way::In => "let TCP 8080 in from the namespaces of meshed pods",
-            Way::Out => "let TCP 8080 out to namespace lacewing",
+            Way::In => "let TCP 8080 in from the namespaces of meshed pods".to_owned(),
+            Way::Out => "let TCP 8080 out to namespace lacewing".to_owned(),
         },
         unsure: "only an ipBlock lets it through, which Cilium does not apply to pods".to_owned(),
     })
@@ -362,7 +373,7 @@ fn dns(net: &Net, meshed: &[&Pod], pods: &[Pod]) -> Check {
     }
     told(description, &held, |_| Words {
         what: "UDP 53",
-        mend: "let UDP and TCP 53 out to namespace kube-system: by DNS a proxy finds the controller",
+        mend: "let UDP and TCP 53 out to namespace kube-system: by DNS a proxy finds the controller".to_owned(),
         unsure: "it is open, but not to the pods with the label k8s-app=kube-dns".to_owned(),
     })
 }
@@ -371,7 +382,7 @@ struct Words {
     /// Protocol and port.
     what: &'static str,
     /// What to change in the policy.
-    mend: &'static str,
+    mend: String,
     /// Why it is not known whether it passes.
     unsure: String,
 }

@@ -106,8 +106,9 @@ impl Flags {
             Err(KubeconfigError::LoadContext(_)) => Err(unknown_context(&name, &contexts)),
             Err(error) => {
                 let what = format!("context {name} of the kubeconfig cannot be used: {error}");
+                let choice = if self.context.is_some() { String::new() } else { format!("--context {name} ") };
                 Err(ApiError::new(Cause::Config, what)
-                    .hint(format!("look at it with `kubectl --context {name} config view --minify`")))
+                    .hint(format!("look at it with `kubectl {choice}config view --minify`")))
             }
         }
     }

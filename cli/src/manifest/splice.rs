@@ -42,6 +42,9 @@ impl Edits<'_> {
             (Node::Map(was), Node::Map(will)) if place.block && !will.is_empty() || keeps(was, will) => {
                 self.map(place, was, will)
             }
+            (Node::Map(was), Node::Map(will)) if !place.block && was.len() == will.len() + 1 && keeps(will, was) => {
+                self.take_out(place, was, will)
+            }
             (Node::List(was), Node::List(will)) if place.block && !will.is_empty() => self.list(place, was, will),
             _ => self.replace(place, old, new),
         }
@@ -60,6 +63,24 @@ impl Edits<'_> {
             [(first, _), ..] if place.block => self.insert_lines(place.end, &Node::Map(added), self.column(*first)),
             [.., (_, last)] => self.made.push((last.end..last.end, format!(", {}", tree::entries(&added, self.json)))),
             [] => self.made.push((place.start + 1..place.start + 1, tree::entries(&added, self.json))),
+        }
+        Some(())
+    }
+
+    /// One entry between brackets goes, with the comma before or behind it.
+    fn take_out(&mut self, place: &Place, old: &[(Node, Node)], new: &[(Node, Node)]) -> Option<()> {
+        for (at, ((key, value), (start, part))) in old.iter().zip(&place.parts).enumerate() {
+            if let Some(new) = find(new, key) {
+                self.node(part, value, new)?;
+            } else {
+                let before = at.checked_sub(1).and_then(|before| place.parts.get(before));
+                let gone = match (before, place.parts.get(at + 1)) {
+                    (Some((_, before)), _) => before.end..part.end,
+                    (None, Some((next, _))) => *start..*next,
+                    (None, None) => *start..part.end,
+                };
+                self.made.push((gone, String::new()));
+            }
         }
         Some(())
     }

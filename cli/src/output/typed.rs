@@ -1,6 +1,7 @@
 //! Owns that a hinted command works when it is pasted: it names the mesh by the options that this command line had.
 //!
-//! Hints are written without them, between backquotes; here they are put in. `-n` is not: the hints have their own.
+//! Hints are written without them, between backquotes or at the beginning of lines set in by two blanks; here they are put
+//! in. `-n` is not: the hints have their own.
 
 /// What follows the name of a program in every command that is hinted.
 #[derive(Clone, Default)]
@@ -32,8 +33,13 @@ impl Typed {
             let part = part.strip_prefix("mesh ").map_or_else(|| part.to_owned(), |rest| format!("mesh {mesh}{rest}"));
             part.replace("kubectl ", &format!("kubectl {}", self.kubectl))
         };
+        let of_line = |line: &str| match line.strip_prefix("  ") {
+            Some(rest) if rest.starts_with("mesh ") || rest.starts_with("kubectl ") => format!("  {}", command(rest)),
+            _ => line.to_owned(),
+        };
+        let outside = |part: &str| part.split('\n').map(of_line).collect::<Vec<_>>().join("\n");
         let parts = text.split('`').enumerate();
-        let parts = parts.map(|(at, part)| if at % 2 == 1 { command(part) } else { part.to_owned() });
+        let parts = parts.map(|(at, part)| if at % 2 == 1 { command(part) } else { outside(part) });
         parts.collect::<Vec<_>>().join("`")
     }
 }
@@ -65,6 +71,12 @@ mod tests {
                 &cluster,
                 "`mesh install | kubectl apply -f -`",
                 "`mesh --kubeconfig /k --context dev install | kubectl --kubeconfig /k --context dev apply -f -`",
+            ),
+            (
+                &cluster,
+                "Next:\n\n  mesh check   wait\n  kubectl get ns\n  a mesh check",
+                "Next:\n\n  mesh --kubeconfig /k --context dev check   wait\n  \
+                 kubectl --kubeconfig /k --context dev get ns\n  a mesh check",
             ),
             (&Typed::default(), "`mesh stat` or `kubectl get ns`", "`mesh stat` or `kubectl get ns`"),
         ] {

@@ -157,12 +157,8 @@ impl<'a> Session<'a> {
                         return End::Renewed;
                     }
                 }
-                // When the controller reads, there is room; then the loop sends.
-                room = room.reserve(), if !self.is_silent() => {
-                    if room.is_err() {
-                        return End::Lost(CLOSED.to_owned());
-                    }
-                }
+                // When the controller reads, there is room; then the loop sends. That there is nobody, answers tell.
+                Ok(_) = room.reserve(), if !self.is_silent() => {}
                 answer = answers.next() => match answer {
                     Some(Ok(answer)) => {
                         backoff.reset();

@@ -193,7 +193,9 @@ fn nothing_empty_is_left_where_injection_had_made_a_map() {
     };
     let json = "{\"kind\": \"Pod\", \"spec\": {\"containers\": [{\"name\": \"a\"}]}}\n";
     let labelled = deployment("    metadata:\n      labels:\n        app: web\n");
-    for text in [&deployment(""), &labelled, json] {
+    let indented =
+        "{\n  \"kind\": \"Pod\",\n  \"spec\": {\n    \"containers\": [\n      {\"name\": \"a\"}\n    ]\n  }\n}\n";
+    for text in [&deployment(""), &labelled, json, indented] {
         for manual in [false, true] {
             let injected = inject_text(text, manual, &[("proxy-workers", "2")]).out;
             assert!(injected.contains("annotations"), "{injected}");

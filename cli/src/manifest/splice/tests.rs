@@ -55,6 +55,18 @@ fn what_is_not_edited_stays_byte_by_byte() {
         ("a: 1 # one\nb: # two\n  c: 3\nd: 4\n", remove("/b"), "a: 1 # one\nd: 4\n"),
         ("a:\n- 1\n# x\n- b: 2\n  c: 3\n- 4\n", remove("/a/1"), "a:\n- 1\n# x\n- 4\n"),
         ("a: {b: 1, c: 2} # x\n", remove("/a/b"), "a: {c: 2} # x\n"),
+        ("a: {b: 1 , c: 2 } # x\n", remove("/a/c"), "a: {b: 1 } # x\n"),
+        ("a: {b: 1 } # x\n", remove("/a/b"), "a: { } # x\n"),
+        (
+            "{\n  \"a\": {\n    \"b\": [1]\n  },\n  \"c\": {\n    \"d\": 2\n  }\n}\n",
+            remove("/a"),
+            "{\n  \"c\": {\n    \"d\": 2\n  }\n}\n",
+        ),
+        (
+            "{\n  \"a\": {\n    \"b\": [1]\n  },\n  \"c\": {\n    \"d\": 2\n  }\n}\n",
+            remove("/c"),
+            "{\n  \"a\": {\n    \"b\": [1]\n  }\n}\n",
+        ),
         ("a:\n  b: 1\nc: 2 # x\n", remove("/a/b"), "a:\n  {}\nc: 2 # x\n"),
         ("a:\n  - 1\nc: 2 # x\n", remove("/a/0"), "a:\n  []\nc: 2 # x\n"),
     ] {
