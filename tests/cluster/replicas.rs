@@ -44,10 +44,10 @@ fn of_three_another_takes_over_and_no_request_fails() {
     space.ready("deployment/client");
     space.pods("app=client").iter().for_each(assert_meshed);
     let second = await_some("another leads", TAKEN_OVER_WITHIN, || leader().filter(|next| *next != first));
-    kubectl(&["-n", MESH, "delete", "pod", &second, "--wait=false"]).good();
-    await_some("another leads at once", HANDED_OVER_WITHIN, || leader().filter(|next| *next != second));
     let check = run_mesh(&["check", "--wait", "60s"], "");
     assert!(check.out.contains("its replicas are ready (3 of 3)"), "{}", check.out);
+    kubectl(&["-n", MESH, "delete", "pod", &second, "--wait=false"]).good();
+    await_some("another leads at once", HANDED_OVER_WITHIN, || leader().filter(|next| *next != second));
 
     let obsolete = upgrade(&["--set", "controller.replicas=1"]);
     let [delete] = &obsolete[..] else { panic!("{obsolete:?}") };
