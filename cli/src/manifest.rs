@@ -1,6 +1,6 @@
 //! Owns files of Kubernetes objects as text that people keep: read, edited, written again. Order, spelling and fields that
-//! nobody knows here survive; a document that is not edited is given back byte by byte, but that its last line ends. `tree.rs` is one document,
-//! `splice.rs` puts what was edited into its text.
+//! nobody knows here survive; a document that is not edited is given back byte by byte, but that its last line ends.
+//! `tree.rs` is one document, `splice.rs` puts what was edited into its text.
 //!
 //! It refuses what it could not write back faithfully (tags, merge keys, several anchors deep), with file and line.
 

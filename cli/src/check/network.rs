@@ -294,8 +294,9 @@ fn api_server(net: &Net, controllers: &[Pod], server: &[Known<Door>; 2]) -> Chec
     let ports = ports.iter().map(u16::to_string).collect::<Vec<_>>().join(" and ");
     let why = server.iter().find_map(|door| door.as_ref().err());
     let why = why.map(|error| format!("cannot be known: {error}"));
-    told(description, &held, |held| {
-        match held.way {
+    let part = "network plugins differ in whether they judge by the address and port of the Service `default/kubernetes` or \
+                by those behind it, and it is open to a part of these";
+    told(description, &held, |held| match held.way {
         Way::In => Words {
             what: "TCP 8443",
             mend: "let TCP 8443 in from everywhere: the API server is no pod that a selector could name".to_owned(),
@@ -307,14 +308,8 @@ fn api_server(net: &Net, controllers: &[Pod], server: &[Known<Door>; 2]) -> Chec
         Way::Out => Words {
             what: "TCP to the API server",
             mend: format!("let TCP {ports} out to everywhere"),
-            unsure: why.as_deref().map_or_else(
-                || "network plugins differ in whether they judge by the address and port of the Service `default/kubernetes` \
-                    or by those behind it, and it is open to a part of these"
-                    .to_owned(),
-                |why| format!("where the API server listens {why}"),
-            ),
+            unsure: why.as_deref().map_or_else(|| part.to_owned(), |why| format!("where the API server listens {why}")),
         },
-    }
     })
 }
 

@@ -29,7 +29,8 @@ fn facts(policies: &[Value]) -> Facts {
     let dns =
         pod("kube-system", "coredns-1", "10.2.0.53", "kube-dns", &json!([{ "containerPort": 53, "protocol": "UDP" }]));
     let service = json!({ "spec": { "clusterIP": "10.96.0.1", "ports": [{ "port": 443 }] } });
-    let slice = json!({ "endpoints": [{ "addresses": ["192.168.0.1"] }, { "addresses": ["192.168.0.2"] }], "ports": [{ "port": 6443 }] });
+    let endpoints = json!([{ "addresses": ["192.168.0.1"] }, { "addresses": ["192.168.0.2"] }]);
+    let slice = json!({ "endpoints": endpoints, "ports": [{ "port": 6443 }] });
     let slice: EndpointSlice = from_value(slice).expect("a slice");
     Facts {
         policies: Ok(policies.iter().map(|policy| from_value(policy.clone()).expect("a policy")).collect()),
